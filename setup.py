@@ -1,0 +1,44 @@
+"""Package metadata; `pip install -e ".[cpu,dev]"` is what the Makefile runs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "cpu": ["faiss-cpu>=1.9"],
+    "gpu": ["tensorflow[and-cuda]>=2.19", "faiss-gpu-cu12>=1.9"],
+    "annoy": ["annoy>=1.17.3"],
+    "dev": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.8",
+        "mypy>=1.13",
+        "types-PyYAML",
+        "scipy>=1.13",
+        "psutil>=6",
+    ],
+}
+
+setup(
+    name="mildnet",
+    version="0.1.0",
+    description="Visual product search: train an image-embedding model, evaluate, index, search",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["trainer", "trainer.*"]),
+    install_requires=[
+        "tensorflow>=2.19",
+        "keras>=3.8",
+        "numpy>=1.26",
+        "tensorboard>=2.19",
+        "typer>=0.15",
+        "rich>=13",
+        "pyyaml>=6",
+        "pillow>=11",
+        "matplotlib>=3.9",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mildnet=trainer.cli:main"]},
+)

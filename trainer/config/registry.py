@@ -1,0 +1,300 @@
+"""Components by name: what exists, which parameters it takes, and where it lives.
+
+A component is a plain function or class marked with :func:`register`. The registry finds the marks
+by reading source files, not by importing them, so that configs are checked and listings printed
+without waiting for TensorFlow; the module itself is imported when the component is first built.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from trainer.config.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+#: Kind of component -> the room whose files are searched for it.
+ROOMS: dict[str, str] = {
+    "dataset": "data",
+    "sampler": "data",
+    "augment": "data",
+    "trunk": "models",
+    "model": "models",
+    "loss": "losses",
+    "index": "retrieval",
+    "optimizer": "training",
+    "schedule": "training",
+    "tracker": "training",
+}
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def register(
+    kind: str, name: str, defaults: Mapping[str, Any] | None = None, **tags: str
+) -> Callable[[T], T]:
+    """Mark a function or class as the component `name` of `kind`.
+
+    All arguments must be literals: they are read from the source text. Keyword-only parameters of
+    the component are what a config may set; positional ones are supplied by the library. Several
+    marks may be stacked to offer one component under several names.
+
+    Args:
+        kind: one of the keys of :data:`ROOMS`.
+        name: the name used in configs.
+        defaults: values that replace the defaults of the signature under this name.
+        **tags: facts that other parts of a config are checked against, such as
+            `takes="triplets"` for a loss over explicit triplets.
+    """
+    if kind not in ROOMS:
+        raise ValueError(f"unknown kind of component {kind!r}; kinds: {', '.join(ROOMS)}")
+    return lambda component: component
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword parameter: its type as a Python annotation, and its default if it has one."""
+
+    name: str
+    annotation: Any
+    default: Any = None
+    required: bool = False
+
+    def parse(self, value: Any) -> Any:
+        """Return `value` as the declared type.
+
+        Strings are read as a config would write them (`true`, `0.3`, `1, 2, 3`, `none`); other
+        values must already have the type (an int serves as a float, a list as a tuple).
+
+        Raises:
+            ValueError: it does not fit; the message says what is allowed.
+        """
+        return _convert(value, self.annotation)
+
+    @property
+    def type_name(self) -> str:
+        """The type as a reader of a config would say it, e.g. `float` or `cosine|step`."""
+        return _type_name(self.annotation)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered component, known from its source text."""
+
+    kind: str
+    name: str
+    module: str
+    qualname: str
+    doc: str
+    parameters: dict[str, Parameter]
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.strip().split("\n", 1)[0]
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the function or class."""
+        return getattr(importlib.import_module(self.module), self.qualname)
+
+    def check(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `parameters` converted to their declared types, completed with the defaults.
+
+        Raises:
+            UserError: an unknown name (with the nearest known one), a value that does not fit,
+                or a required parameter that is missing.
+        """
+        complete = {p.name: p.default for p in self.parameters.values() if not p.required}
+        for key, value in parameters.items():
+            if key not in self.parameters:
+                raise UserError(
+                    f"{self.kind} {self.name!r} has no parameter {key!r}"
+                    + nearest(key, self.parameters, "it takes")
+                )
+            try:
+                complete[key] = self.parameters[key].parse(value)
+            except ValueError as error:
+                raise UserError(f"{self.kind}.{key}: {error}") from None
+        missing = [p.name for p in self.parameters.values() if p.name not in complete]
+        if missing:
+            raise UserError(f"{self.kind} {self.name!r} needs {', '.join(missing)}")
+        return complete
+
+    def build(self, *supplied: Any, **parameters: Any) -> Any:
+        """Check `parameters` and call the component with them after the `supplied` arguments."""
+        return self.load()(*supplied, **self.check(parameters))
+
+
+def nearest(word: str, known: typing.Iterable[str], lead: str = "known are") -> str:
+    """Return `'; did you mean X?'`, or the list of what is known where nothing is near."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; {lead}: {', '.join(known) or 'none'}"
+
+
+def get(kind: str, name: str) -> Component:
+    """Return the component `name` of `kind`.
+
+    Raises:
+        UserError: there is none; the message names the nearest one.
+    """
+    known = components(kind)
+    if name not in known:
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, known)}")
+    return known[name]
+
+
+@functools.cache
+def components(kind: str) -> dict[str, Component]:
+    """Return all components of `kind` by name, in alphabetical order.
+
+    Raises:
+        UserError: `kind` is not one of :data:`ROOMS`.
+        RuntimeError: two components of the kind share a name.
+    """
+    if kind not in ROOMS:
+        raise UserError(f"unknown kind of component {kind!r}{nearest(kind, ROOMS)}")
+    found: dict[str, Component] = {}
+    for path in sorted((PACKAGE / ROOMS[kind]).rglob("*.py")):
+        for component in _scan(path):
+            if component.kind != kind:
+                continue
+            if component.name in found:
+                raise RuntimeError(f"{kind} {component.name!r} is registered twice")
+            found[component.name] = component
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _scan(path: Path) -> tuple[Component, ...]:
+    text = path.read_text(encoding="utf-8")
+    if "@register(" not in text:
+        return ()
+    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    found = []
+    for node in ast.parse(text).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        for mark in node.decorator_list:
+            if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "register":
+                found.append(_component(module, node, mark))
+    return tuple(found)
+
+
+def _component(module: str, node: ast.FunctionDef | ast.ClassDef, mark: ast.Call) -> Component:
+    kind, name = (ast.literal_eval(argument) for argument in mark.args[:2])
+    options = {word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg}
+    if len(mark.args) > 2:
+        options["defaults"] = ast.literal_eval(mark.args[2])
+    defaults = options.pop("defaults", None) or {}
+    signature: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
+    if isinstance(node, ast.ClassDef):
+        for member in node.body:
+            if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+                signature = member
+    parameters = {}
+    if signature is not None:
+        arguments = signature.args
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            if argument.annotation is None:
+                raise RuntimeError(f"{module}.{node.name}: {argument.arg} has no type")
+            value = None if default is None else ast.literal_eval(default)
+            required = default is None and argument.arg not in defaults
+            parameters[argument.arg] = Parameter(
+                argument.arg,
+                _evaluate(argument.annotation),
+                defaults.get(argument.arg, value),
+                required,
+            )
+    unknown = set(defaults) - set(parameters)
+    if unknown:
+        raise RuntimeError(f"{module}.{node.name} has no keyword parameter {sorted(unknown)}")
+    doc = ast.get_docstring(node) or ""
+    return Component(kind, name, module, node.name, doc, parameters, options)
+
+
+def _evaluate(annotation: ast.expr) -> Any:
+    names = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple}
+    return eval(  # noqa: S307 - our own source text, with nothing but types in reach
+        compile(ast.Expression(annotation), "<annotation>", "eval"),
+        {"__builtins__": {}, "Literal": Literal, **names},
+    )
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is types.UnionType or origin is typing.Union:
+        return _convert_union(value, arguments, annotation)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple or annotation is tuple:
+        item = arguments[0] if arguments else str
+        if isinstance(value, str):
+            value = [part.strip() for part in value.strip("()[]").split(",") if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{value!r} is not a list of {_type_name(item)}")
+        return tuple(_convert(part, item) for part in value)
+    if isinstance(value, str) and annotation is not str:
+        return _from_text(value, annotation)
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
+        raise ValueError(f"{value!r} is not {_type_name(annotation)}")
+    return value
+
+
+def _convert_union(value: Any, arguments: tuple[Any, ...], annotation: Any) -> Any:
+    if type(None) in arguments and (
+        value is None or (isinstance(value, str) and value.lower() in ("none", ""))
+    ):
+        return None
+    for choice in arguments:
+        if choice is not type(None):
+            try:
+                return _convert(value, choice)
+            except ValueError:
+                continue
+    raise ValueError(f"{value!r} is not {_type_name(annotation)}")
+
+
+def _from_text(text: str, annotation: Any) -> Any:
+    if annotation is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise ValueError(f"{text!r} is not true or false")
+        return words[text.lower()]
+    try:
+        if annotation is int and "." not in text and "e" in text.lower():
+            whole = float(text)
+            if whole == int(whole):
+                return int(whole)
+        return annotation(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not {_type_name(annotation)}") from None
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "none"
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin is types.UnionType or origin is typing.Union:
+        return "|".join(_type_name(a) for a in arguments)
+    if origin is tuple:
+        return f"list of {_type_name(arguments[0])}"
+    return str(getattr(annotation, "__name__", annotation))
