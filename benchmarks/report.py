@@ -1,0 +1,92 @@
+"""What all benchmarks share: timing, memory, the machine in words, and the table."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+
+def median_seconds(call: Callable[[], object], repeats: int = 5, warmup: int = 1) -> float:
+    """Return the median wall time of `repeats` calls, in seconds, after `warmup` unmeasured ones."""
+    for _ in range(warmup):
+        call()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+class PeakMemory:
+    """Result of :func:`peak_memory`; `mb` is set when the block ends."""
+
+    mb: float = 0.0
+
+
+@contextmanager
+def peak_memory(interval: float = 0.005) -> Iterator[PeakMemory]:
+    """Measure how far the resident memory of this process rises above its start, in MB (1e6 bytes).
+
+    Sampled every `interval` seconds by a thread, so a peak shorter than that can be missed.
+    """
+    gc.collect()
+    process = psutil.Process()
+    start = highest = process.memory_info().rss
+    done = threading.Event()
+    result = PeakMemory()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(interval):
+            highest = max(highest, process.memory_info().rss)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield result
+    finally:
+        done.set()
+        thread.join()
+        highest = max(highest, process.memory_info().rss)
+        result.mb = (highest - start) / 1e6
+
+
+def machine(*packages: str) -> str:
+    """Return one line on the machine and the versions of `packages`."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    python = f"Python {platform.python_version()}"
+    return f"{name}, {cores} cores, {memory:.0f} GiB, {python}" + (
+        f", {versions}" if versions else ""
+    )
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table, numbers with three significant digits, the first column aligned left."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console(width=max(100, Console().width)).print(table)
