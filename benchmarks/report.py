@@ -19,7 +19,7 @@ from rich.table import Table
 
 
 def median_seconds(call: Callable[[], object], repeats: int = 5, warmup: int = 1) -> float:
-    """Return the median wall time of `repeats` calls, in seconds, after `warmup` unmeasured ones."""
+    """Return the median seconds of `repeats` calls, after `warmup` unmeasured ones."""
     for _ in range(warmup):
         call()
     seconds = []
