@@ -1,0 +1,1 @@
+"""Makers of `items` data sets from public sources."""

@@ -1,0 +1,1 @@
+"""Readers: one data set format each, into an ItemTable."""
