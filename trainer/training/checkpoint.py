@@ -1,0 +1,153 @@
+"""Checkpoints: one file each, written whole or not at all, read without running anything.
+
+A checkpoint is an uncompressed NumPy archive (`.npz`): every variable of the job under a stable
+key, and a `meta` entry with step, score and fingerprints as JSON. The archive's own checksums tell
+a truncated file from a good one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import UserError
+
+META = "meta"
+
+
+def save(path: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Write a checkpoint to `path` (local or remote) under a temporary name, then rename it.
+
+    Raises:
+        FloatingPointError: a value is not finite; a checkpoint that can't be trained on is not
+            worth the one it would replace.
+        UserError: the disk is full or the folder can't be written.
+    """
+    for key, value in arrays.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise FloatingPointError(f"{key} holds values that are not finite")
+    text = json.dumps(dict(meta), sort_keys=True).encode()
+    buffer = io.BytesIO()
+    np.savez(buffer, **{META: np.frombuffer(text, np.uint8)}, **dict(arrays))
+    write_atomically(path, buffer.getbuffer())
+
+
+def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and the meta data of the checkpoint at `path`.
+
+    Raises:
+        UserError: it is missing, truncated, or not a checkpoint of this library.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            data = io.BytesIO(file.read())
+        with np.load(data, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        meta = json.loads(arrays.pop(META).tobytes())
+    except tf.errors.NotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: truncated, or not a checkpoint of mildnet ({error})") from None
+    return arrays, meta
+
+
+def write_atomically(path: str, data: Any) -> None:
+    """Write bytes to `path` through a temporary file beside it.
+
+    Raises:
+        UserError: the write failed; nothing that was at `path` is touched.
+    """
+    temporary = f"{path}.writing"
+    try:
+        if "://" in path:
+            with tf.io.gfile.GFile(temporary, "wb") as file:
+                file.write(bytes(data))
+            tf.io.gfile.rename(temporary, path, overwrite=True)
+        else:
+            with open(temporary, "wb") as local:
+                local.write(data)
+                local.flush()
+                # Without it a power cut can leave the new name on an empty file.
+                os.fsync(local.fileno())
+            os.replace(temporary, path)
+    except (tf.errors.OpError, OSError) as error:
+        with contextlib.suppress(tf.errors.OpError, OSError):
+            tf.io.gfile.remove(temporary)
+        reason = getattr(error, "message", None) or error
+        raise UserError(f"{path}: can't be written ({reason})") from None
+
+
+class CheckpointFolder:
+    """The checkpoints of a run: the newest few by step, and the best.
+
+    Args:
+        folder: local or remote folder; made when the first checkpoint is written.
+        keep: how many of the newest to keep, at least 1.
+    """
+
+    def __init__(self, folder: str, keep: int = 3) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; it must be 1 or more")
+        self.folder = folder
+        self.keep = keep
+
+    @property
+    def best(self) -> str:
+        """Path of the best checkpoint, whether it exists or not."""
+        return f"{self.folder}/best.npz"
+
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, oldest first."""
+        if not tf.io.gfile.isdir(self.folder):
+            return []
+        names = [PurePosixPath(name).name for name in tf.io.gfile.listdir(self.folder)]
+        found = [n[5:-4] for n in names if n.startswith("step-") and n.endswith(".npz")]
+        return sorted(int(text) for text in found if text.isdigit())
+
+    def path(self, step: int) -> str:
+        """Return where the checkpoint of `step` is or would be."""
+        return f"{self.folder}/step-{step:09d}.npz"
+
+    def save(
+        self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], best: bool = False
+    ) -> str:
+        """Write the checkpoint of `meta["step"]`, then let go of those older than the newest few.
+
+        Args:
+            arrays: every variable of the job by key.
+            meta: JSON-ready; must hold `step`.
+            best: also keep it as the best one.
+        """
+        tf.io.gfile.makedirs(self.folder)
+        path = self.path(int(meta["step"]))
+        save(path, arrays, meta)
+        if best:
+            save(self.best, arrays, meta)
+        for old in self.steps()[: -self.keep]:
+            tf.io.gfile.remove(self.path(old))
+        return path
+
+    def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Return the newest checkpoint, or None where there is none.
+
+        Raises:
+            UserError: it can't be read; going on from an older one is left to the user, who
+                removes the file that the message names.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        try:
+            return load(self.path(steps[-1]))
+        except UserError as error:
+            before = f"go on from step {steps[-2]}" if len(steps) > 1 else "start again"
+            raise UserError(f"{error}; remove it to {before}") from None

@@ -1,0 +1,44 @@
+"""TensorBoard logs in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.config import register
+
+
+@register("tracker", "tensorboard")
+class TensorBoard:
+    """Scalars and the effective config under `logs/`, for `tensorboard --logdir`.
+
+    Args:
+        run_dir: supplied, the run folder.
+        folder: folder inside the run folder.
+    """
+
+    def __init__(self, run_dir: str, *, folder: str = "logs") -> None:
+        self.path = f"{run_dir}/{folder}"
+        self._writer: Any = None
+
+    def start(self, step: int, config: Mapping[str, Any]) -> None:
+        """Open an event file and write the config as text."""
+        self._writer = tf.summary.create_file_writer(self.path)
+        with self._writer.as_default(step=step):
+            lines = (f"    {key}={json.dumps(value)}" for key, value in config.items())
+            tf.summary.text("config", "\n".join(lines))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one scalar for each value."""
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
