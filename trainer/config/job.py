@@ -1,0 +1,517 @@
+"""A job config: every key checked, every default resolved, before data or TensorFlow is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config import cnf, options, registry
+from trainer.config.cnf import Given
+from trainer.config.errors import UserError
+from trainer.config.options import option
+from trainer.config.registry import Component, Parameter
+from trainer.config.settings import Settings
+from trainer.config.train_options import TrainOptions
+
+#: Kind of component -> the key that names the one to use. `trackers` takes several.
+COMPONENT_KEYS: dict[str, str] = {
+    "model": "model_id",
+    "loss": "loss",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
+    "dataset": "dataset",
+    "sampler": "sampler",
+    "augment": "augment",
+    "index": "index",
+}
+
+#: Other spellings of a key: MILDNet's configs write `train_epocs`.
+ALIASES: dict[str, str] = {"train_epocs": "train_epochs"}
+
+#: Keys that cannot change the trained weights: a run may go on under other values of these.
+OUTSIDE_TRAINING: tuple[str, ...] = (
+    "job_dir",
+    "config",
+    "trackers",
+    "index",
+    "train.keep",
+    "train.log_every",
+    "train.checkpoint_every",
+)
+
+DEFAULT_EPOCHS = 10.0
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """All that defines a job. Make one with :meth:`load` or :meth:`from_mapping`."""
+
+    model_id: str = option("", "embedding model")
+    loss: str = option("", "loss to train with")
+    optimizer: str = option("mo", "optimizer")
+    lr: float = option(0.001, "learning rate, before the schedule", above=0)
+    schedule: str = option("constant", "course of the learning rate")
+    batch_size: int = option(
+        16, "triplets or images a step, whichever the sampler counts; all devices together", least=1
+    )
+    train_epochs: float | None = option(
+        None, f"passes over the training data, {DEFAULT_EPOCHS:g} if steps is not set", above=0
+    )
+    steps: int | None = option(None, "length in steps, instead of train_epochs", least=1)
+    seed: int = option(0, "seed of everything random", least=0, most=2**31 - 1)
+    dataset: str = option("", "data-set reader; triplets if train_csv is set, else items")
+    data_path: str = option("", "folder or gs:// path of the data; default MILDNET_DATA_PATH")
+    train_csv: str = option("", "triplet file to train on, in the data path")
+    val_csv: str = option("", "triplet file to validate on, in the data path")
+    train_split: str = option("train", "comma list of splits to train on")
+    val_split: str = option("val", "comma list of splits to validate on")
+    test_split: str = option("test", "comma list of splits to evaluate on")
+    query_domain: str = option("", "domain whose images are the queries; empty = all")
+    gallery_domain: str = option("", "domain whose images are searched; empty = all")
+    max_bad_share: float = option(
+        0.01, "share of unreadable images and rows that a job puts up with", least=0, most=1
+    )
+    image_size: int = option(224, "height and width of the model's input, pixels", least=1)
+    sampler: str = option("", "what makes up a batch; chosen by the loss if not set")
+    augment: str = option("", "augmentation; mildnet for triplet files, else none")
+    index: str = option("flat", "search index over the embeddings")
+    trackers: tuple[str, ...] = option(("csv", "tensorboard"), "comma list of experiment trackers")
+    job_dir: str = option("runs", "folder or gs:// path of run folders; default MILDNET_JOB_DIR")
+    config: str = option("", "machine file in training_configs, for remote jobs")
+    training: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    #: Checked parameters of each component, complete: by kind, and `tracker.NAME`.
+    parameters: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    #: Where each key comes from: `file:line`, `--set`, `default`, ...
+    origins: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    #: Short name of the job, from the file's name.
+    name: str = dataclasses.field(default="job", compare=False)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        overrides: Iterable[str] = (),
+        settings: Settings | None = None,
+    ) -> JobConfig:
+        """Read and check a `.cnf` file.
+
+        Args:
+            path: the file.
+            overrides: `key=value` texts that win over the file; `key=` goes back to the default.
+            settings: default :meth:`Settings.load`.
+
+        Raises:
+            UserError: with file, line and key of the first thing that is wrong.
+        """
+        path = Path(path)
+        given = cnf.read(path)
+        name = path.resolve().parent.name if path.stem == "config" else path.stem
+        return cls._resolve(given, overrides, settings, str(path), name or "job")
+
+    @classmethod
+    def from_mapping(
+        cls,
+        values: Mapping[str, Any],
+        overrides: Iterable[str] = (),
+        settings: Settings | None = None,
+        *,
+        source: str = "config",
+        name: str = "job",
+    ) -> JobConfig:
+        """Check a mapping of keys to values, as text or typed; `source` names it in errors."""
+        given = {key: Given(value, source) for key, value in values.items()}
+        return cls._resolve(given, overrides, settings, source, name)
+
+    @classmethod
+    def _resolve(
+        cls,
+        given: Mapping[str, Given],
+        overrides: Iterable[str],
+        settings: Settings | None,
+        source: str,
+        name: str,
+    ) -> JobConfig:
+        settings = Settings.load() if settings is None else settings
+        return _Resolver(_merge(given, overrides), settings, source).config(name)
+
+    def component(self, kind: str, name: str | None = None) -> tuple[Component, dict[str, Any]]:
+        """Return the component of `kind` and its checked parameters.
+
+        Args:
+            kind: `model`, `loss`, `optimizer`, ..., or `tracker`.
+            name: which tracker; not used for the other kinds.
+        """
+        if kind == "tracker":
+            if name not in self.trackers:
+                raise KeyError(name)
+            return registry.get(kind, name), dict(self.parameters[f"tracker.{name}"])
+        return registry.get(kind, getattr(self, COMPONENT_KEYS[kind])), dict(self.parameters[kind])
+
+    def build(self, kind: str, *supplied: Any, name: str | None = None) -> Any:
+        """Build the component of `kind` from the `supplied` positional arguments.
+
+        Raises:
+            UserError: the component refuses a value; the message names the key.
+        """
+        component, parameters = self.component(kind, name)
+        make = component.load()
+        try:
+            return make(*supplied, **parameters)
+        except ValueError as error:
+            prefix = kind if name is None else f"{kind}.{name}"
+            key = _key_in(str(error), prefix, parameters) or COMPONENT_KEYS.get(kind, "trackers")
+            raise UserError(f"{self._where(key)}{key}: {' '.join(str(error).split())}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all keys with their values, ready for JSON; :meth:`from_mapping` reads it back."""
+        values: dict[str, Any] = {}
+        kinds = {key: kind for kind, key in COMPONENT_KEYS.items()}
+        for key in options.parameters_of(JobConfig):
+            value = getattr(self, key)
+            if key in ("train_epochs", "steps") and value is None:
+                continue
+            values[key] = list(value) if isinstance(value, tuple) else value
+            if key in kinds:
+                self._add_parameters(values, kinds[key])
+            if key == "trackers":
+                for tracker in self.trackers:
+                    self._add_parameters(values, f"tracker.{tracker}")
+        for key, value in dataclasses.asdict(self.training).items():
+            values[f"train.{key}"] = value
+        return values
+
+    def _add_parameters(self, values: dict[str, Any], prefix: str) -> None:
+        for key, value in self.parameters.get(prefix, {}).items():
+            # Written once, as the flat key, so that overriding that key of a saved config works.
+            if prefix == "dataset" and key in _CSV_KEYS and value == getattr(self, key):
+                continue
+            values[f"{prefix}.{key}"] = list(value) if isinstance(value, tuple) else value
+
+    def to_cnf(self, *, origins: bool = False) -> str:
+        """Return the effective config as a `.cnf` text; loading it gives an equal config.
+
+        Args:
+            origins: add to each line a comment that says where the value comes from.
+        """
+        values = self.to_dict()
+        return cnf.write(values, {k: self.origin(k) for k in values} if origins else None)
+
+    def origin(self, key: str) -> str:
+        """Return where the value of `key` comes from: `file:line`, `--set`, `default`, ..."""
+        return self.origins.get(key, "default")
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over all that can change the trained weights, as 64 hex digits."""
+        text = json.dumps(self._defining(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: JobConfig) -> list[str]:
+        """Return what keeps the two fingerprints apart, as `key: here, not there` texts."""
+        mine, theirs = self._defining(), other._defining()
+        absent = object()
+        found = []
+        for key in dict.fromkeys([*mine, *theirs]):
+            here, there = mine.get(key, absent), theirs.get(key, absent)
+            if here != there:
+                words = ["(not set)" if v is absent else cnf.plain_text(v) for v in (here, there)]
+                found.append(f"{key}: {words[0]}, not {words[1]}")
+        return found
+
+    def _defining(self) -> dict[str, Any]:
+        return {
+            key: value
+            for key, value in self.to_dict().items()
+            if key not in OUTSIDE_TRAINING and not key.startswith(("tracker.", "index."))
+        }
+
+    def _where(self, key: str) -> str:
+        origin = self.origins.get(key)
+        return f"{origin}: " if origin else ""
+
+
+_CSV_KEYS = ("train_csv", "val_csv")
+
+
+def _merge(given: Mapping[str, Given], overrides: Iterable[str]) -> dict[str, Given]:
+    """Return the keys under their proper names, with the overrides applied."""
+    merged: dict[str, Given] = {}
+    for key, value in given.items():
+        proper = ALIASES.get(key, key)
+        if proper in merged:
+            raise UserError(f"{value.origin}: {key!r} and {proper!r} are the same key; set one")
+        merged[proper] = value
+    if "steps" in merged and "train_epochs" in merged and not _both_idle(merged):
+        raise UserError(f"{merged['steps'].origin}: steps and train_epochs are both set; set one")
+    for text in overrides:
+        key, value = cnf.parse_override(text)
+        key = ALIASES.get(key, key)
+        if value.value is None:
+            merged[key] = Given(_DEFAULT, value.origin)
+            continue
+        merged[key] = value
+        if key in ("steps", "train_epochs"):
+            merged.pop("train_epochs" if key == "steps" else "steps", None)
+    return merged
+
+
+def _both_idle(merged: Mapping[str, Given]) -> bool:
+    return any(
+        merged[key].value is None or str(merged[key].value).lower() == "none"
+        for key in ("steps", "train_epochs")
+    )
+
+
+#: Stands for a key that an override puts back to its default.
+_DEFAULT = object()
+
+
+class _Resolver:
+    """Turns what was given into a config, collecting where each value comes from."""
+
+    def __init__(self, given: dict[str, Given], settings: Settings, source: str) -> None:
+        self.given = given
+        self.settings = settings
+        self.source = source
+        self.origins: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
+        self.chosen: dict[str, Component] = {}
+
+    def config(self, name: str) -> JobConfig:
+        self._flat_keys()
+        self._choose_components()
+        self._check_key_names()
+        training = self._training()
+        parameters = {prefix: self._parameters(prefix) for prefix in self.chosen}
+        return JobConfig(
+            **self.values,
+            training=training,
+            parameters=parameters,
+            origins=self.origins,
+            name=name,
+        )
+
+    def _flat_keys(self) -> None:
+        for key, parameter in options.parameters_of(JobConfig).items():
+            given = self._take(key)
+            if given is not None:
+                with _located(given.origin, key):
+                    self.values[key] = _checked(
+                        parameter, options.parse(JobConfig, key, given.value)
+                    )
+            else:
+                self.values[key] = parameter.default
+        for key, setting in (("data_path", "MILDNET_DATA_PATH"), ("job_dir", "MILDNET_JOB_DIR")):
+            if key not in self.origins and self.settings.get(setting):
+                self.values[key] = self.settings.get(setting)
+                self.origins[key] = self.settings.origins[setting]
+        if self.values["train_epochs"] is None and self.values["steps"] is None:
+            self.values["train_epochs"] = DEFAULT_EPOCHS
+        for key in ("model_id", "loss"):
+            # Unknown keys first: `model_id` is more likely misspelt than forgotten.
+            if not self.values[key]:
+                self._check_key_names()
+                raise UserError(f"{self.source}: {key} is missing; set it, such as {_EXAMPLE[key]}")
+
+    def _take(self, key: str) -> Given | None:
+        given = self.given.get(key)
+        if given is None or given.value is _DEFAULT:
+            return None
+        self.origins[key] = given.origin
+        return given
+
+    def _choose_components(self) -> None:
+        values = self.values
+        for kind in ("model", "loss", "optimizer", "schedule", "index"):
+            self._choose(kind)
+        values["dataset"] = values["dataset"] or ("triplets" if values["train_csv"] else "items")
+        self._choose("dataset")
+        from_files = values["dataset"] == "triplets"
+        values["augment"] = values["augment"] or ("mildnet" if from_files else "none")
+        self._choose("augment")
+        takes = self.chosen["loss"].tags.get("takes", "labels")
+        if not values["sampler"]:
+            of_triplets = "triplets" if from_files else "random_triplets"
+            values["sampler"] = of_triplets if takes == "triplets" else "classes_per_batch"
+        self._choose("sampler")
+        gives = self.chosen["sampler"].tags.get("gives", "labels")
+        if takes != gives and self.chosen["sampler"].module and self.chosen["loss"].module:
+            key = "sampler" if "sampler" in self.origins else "loss"
+            fitting = [
+                name
+                for name, sampler in registry.components("sampler").items()
+                if sampler.tags.get("gives", "labels") == takes
+            ]
+            raise UserError(
+                f"{self._at(key)}loss {values['loss']!r} learns from {takes}, but sampler "
+                f"{values['sampler']!r} gives {gives}; fitting samplers: {', '.join(fitting)}"
+            )
+        if len(set(values["trackers"])) < len(values["trackers"]):
+            raise UserError(f"{self._at('trackers')}trackers: one tracker is named twice")
+        for name in values["trackers"]:
+            self.chosen[f"tracker.{name}"] = self._get("tracker", name, "trackers")
+
+    def _choose(self, kind: str) -> None:
+        key = COMPONENT_KEYS[kind]
+        self.chosen[kind] = self._get(kind, self.values[key], key)
+
+    def _get(self, kind: str, name: str, key: str) -> Component:
+        if not registry.components(kind):
+            return Component(kind, name, "", "", "", {})
+        try:
+            return registry.get(kind, name)
+        except UserError as error:
+            raise UserError(f"{self._at(key)}{key}: {error}") from None
+
+    def _check_key_names(self) -> None:
+        flat = options.parameters_of(JobConfig)
+        for key, given in self.given.items():
+            prefix, dot, name = key.rpartition(".")
+            if not dot:
+                if key not in flat:
+                    raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
+            elif prefix == "train":
+                train = options.parameters_of(TrainOptions)
+                if name not in train:
+                    raise UserError(
+                        f"{given.origin}: unknown key {key!r}"
+                        + _nearest_parameter(name, prefix, train, "the training options are")
+                    )
+            elif prefix in self.chosen:
+                component = self.chosen[prefix]
+                if name not in component.parameters:
+                    raise UserError(
+                        f"{given.origin}: unknown key {key!r}"
+                        + _nearest_parameter(
+                            name,
+                            prefix,
+                            component.parameters,
+                            f"{component.kind} {component.name!r} takes",
+                        )
+                    )
+            elif prefix.startswith("tracker.") and prefix[8:] in registry.components("tracker"):
+                # A tracker that is off keeps its parameters, so that it can be turned on again.
+                tracker = registry.get("tracker", prefix[8:])
+                if name not in tracker.parameters:
+                    raise UserError(
+                        f"{given.origin}: unknown key {key!r}"
+                        + _nearest_parameter(
+                            name, prefix, tracker.parameters, f"tracker {tracker.name!r} takes"
+                        )
+                    )
+            else:
+                raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
+
+    def _nearest(self, key: str) -> str:
+        known = [*options.parameters_of(JobConfig), *ALIASES]
+        known += [f"train.{name}" for name in options.parameters_of(TrainOptions)]
+        for prefix, component in self.chosen.items():
+            known += [f"{prefix}.{name}" for name in component.parameters]
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"; did you mean {close[0]!r}?" if close else "; see `mildnet describe config`"
+
+    def _training(self) -> TrainOptions:
+        values = {}
+        for name, parameter in options.parameters_of(TrainOptions).items():
+            given = self._take(f"train.{name}")
+            if given is not None:
+                with _located(given.origin, f"train.{name}"):
+                    values[name] = _checked(
+                        parameter, options.parse(TrainOptions, name, given.value)
+                    )
+        training = TrainOptions(**values)
+        if training.strategy == "one" and (training.devices or 1) > 1:
+            raise UserError(
+                f"{self._at('train.devices')}train.devices={training.devices} does not go with "
+                "train.strategy=one; use train.strategy=mirrored"
+            )
+        return training
+
+    def _parameters(self, prefix: str) -> dict[str, Any]:
+        component = self.chosen[prefix]
+        found = {}
+        for name, parameter in component.parameters.items():
+            key = f"{prefix}.{name}"
+            given = self._take(key)
+            if prefix == "dataset" and component.name == "triplets" and name in _CSV_KEYS:
+                given = self._csv_parameter(name, key, given)
+            if given is not None:
+                with _located(given.origin, key):
+                    found[name] = _checked(parameter, parameter.parse(given.value))
+            elif parameter.required:
+                where = self._at(COMPONENT_KEYS.get(prefix, "trackers"))
+                raise UserError(
+                    f"{where}{component.kind} {component.name!r} needs {key}; set it "
+                    f"({parameter.type_name})"
+                )
+            else:
+                found[name] = parameter.default
+        return found
+
+    def _csv_parameter(self, name: str, key: str, given: Given | None) -> Given | None:
+        if not self.values[name]:
+            return given
+        flat = Given(self.values[name], self.origins[name])
+        if given is not None and given.value != flat.value:
+            raise UserError(f"{given.origin}: {key} and {name} differ; set one of them")
+        return flat
+
+    def _at(self, key: str) -> str:
+        return f"{self.origins.get(key, self.source)}: "
+
+
+_EXAMPLE = {"model_id": 'model_id="mildnet_mobilenet"', "loss": 'loss="triplet_semihard"'}
+
+
+class _located:
+    """Turns a ValueError into a UserError that begins with place and key."""
+
+    def __init__(self, origin: str, key: str) -> None:
+        self.prefix = f"{origin}: {key}: "
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError):
+            raise UserError(self.prefix + " ".join(str(error).split())) from None
+
+
+def _checked(parameter: Parameter, value: Any) -> Any:
+    """Return `value`, having made sure that the saved config will give it back.
+
+    Raises:
+        ValueError: a `.cnf` file cannot hold it: more than one line, or a comma in a list item.
+    """
+    text = cnf.plain_text(value)
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise ValueError(f"{text!r} is more than one line of text")
+    try:
+        again = parameter.parse(None if value is None else text)
+    except ValueError:
+        again = None
+    if again != value or type(again) is not type(value):
+        raise ValueError(f"{value!r} cannot be written in a config")
+    return value
+
+
+def _nearest_parameter(name: str, prefix: str, known: Iterable[str], lead: str) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{prefix}.{close[0]}'?"
+    return f"; {lead}: {', '.join(known) or 'no parameters'}"
+
+
+def _key_in(message: str, prefix: str, parameters: Iterable[str]) -> str | None:
+    """Return the key of the parameter that an error message speaks of, if it names one."""
+    words = message.replace("=", " ").replace(":", " ").replace(",", " ").split()
+    for word in words:
+        if word.strip("'\"`().;") in parameters:
+            return f"{prefix}." + word.strip("'\"`().;")
+    return None

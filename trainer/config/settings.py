@@ -1,0 +1,64 @@
+"""`settings.cfg`: paths and keys that belong to a place rather than to an experiment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.config import cnf
+from trainer.config.errors import UserError
+from trainer.config.registry import PACKAGE, nearest
+
+#: What may stand in the file, or in the environment under the same name.
+KEYS: dict[str, str] = {
+    "MILDNET_JOB_DIR": "folder or gs:// path where run folders are made; runs if not set",
+    "MILDNET_REGION": "Google Cloud region for remote jobs",
+    "MILDNET_DATA_PATH": "folder or gs:// path of the data set",
+    "HYPERDASH_KEY": "API key of the Hyperdash tracker",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force, each with the place it comes from."""
+
+    values: dict[str, str] = field(default_factory=dict, repr=False)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls, path: str | Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> Settings:
+        """Read the settings file, then let environment variables win over it.
+
+        Args:
+            path: the file; default `settings.cfg` in the working folder, else the one beside the
+                `trainer` package, else none.
+            environment: default `os.environ`. An empty variable counts as not set.
+
+        Raises:
+            UserError: the file cannot be read, or holds an unknown key.
+        """
+        if path is None:
+            places = (Path("settings.cfg"), PACKAGE.parent / "settings.cfg")
+            path = next((place for place in places if place.is_file()), None)
+        values: dict[str, str] = {}
+        origins: dict[str, str] = {}
+        for key, given in (cnf.read(path) if path is not None else {}).items():
+            if key not in KEYS:
+                raise UserError(f"{given.origin}: unknown setting {key!r}{nearest(key, KEYS)}")
+            if given.value:
+                values[key], origins[key] = given.value, given.origin
+        environment = os.environ if environment is None else environment
+        for key in KEYS:
+            if environment.get(key):
+                values[key], origins[key] = environment[key], f"environment variable {key}"
+        return cls(values, origins)
+
+    def get(self, key: str, default: str = "") -> str:
+        """Return a setting, or `default` where it is not set."""
+        if key not in KEYS:
+            raise KeyError(key)
+        return self.values.get(key, default)

@@ -1,0 +1,55 @@
+"""How a job is trained: the `train.X` keys of a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainer.config.options import option
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The training options of a job. `mildnet describe train` prints them."""
+
+    strategy: Literal["auto", "one", "mirrored", "multiworker", "tpu"] = option(
+        "auto",
+        "which devices share a batch; auto takes several workers if TF_CONFIG names them, "
+        "else a TPU, else all GPUs, else one device",
+    )
+    devices: int | None = option(None, "how many devices to use; none = all there are", least=1)
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = option(
+        "float32", "number format of the computation; weights stay float32"
+    )
+    xla: bool = option(False, "compile the training step with XLA")
+    accumulate: int = option(1, "batches whose gradients are added up for one update", least=1)
+    clip_value: float | None = option(None, "largest absolute value of a gradient entry", above=0)
+    clip_norm: float | None = option(None, "largest norm of all gradients together", above=0)
+    weight_decay: float = option(
+        0.0, "decoupled weight decay: share of a weight taken off per update, times lr", least=0
+    )
+    decay_exclude: str = option(
+        "bias|gamma|beta|norm", "regular expression of weights that do not decay", regex=True
+    )
+    trainable: str | None = option(
+        None, "regular expression of the weights to train; none = all the model offers", regex=True
+    )
+    trunk_lr_scale: float = option(1.0, "learning rate of the trunk over that of the head", least=0)
+    ema: float | None = option(
+        None, "momentum of an exponential moving average of the weights", above=0, below=1
+    )
+    deterministic: bool = option(True, "bit-identical results for the same seed and machine")
+    validate_every: int | None = option(
+        None, "steps between validations; none = every epoch", least=1
+    )
+    checkpoint_every: int | None = option(
+        None, "steps between checkpoints; none = every epoch", least=1
+    )
+    keep: int = option(3, "how many checkpoints to keep, beside the best", least=1)
+    log_every: int = option(50, "steps between two lines of the log", least=1)
+    monitor: Literal["recall_at_1", "map_at_r", "val_loss", "triplet_accuracy"] | None = option(
+        None, "what makes a checkpoint the best; none = chosen by what the data allows"
+    )
+    verify: Literal["full", "header", "none"] = option(
+        "full", "check of the image files before training: decode each, read its header, none"
+    )
