@@ -1,0 +1,165 @@
+"""Layers that embedding models are made of and Keras does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+#: Channel means and deviations of ImageNet in RGB order, of values 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+#: Channel means that the Caffe VGG weights were trained with: BGR order, values 0..255.
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+PREPROCESSING = ("rescale", "caffe", "torch", "tf", "none")
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class Preprocess(keras.layers.Layer):
+    """Turn RGB pixels 0..255 into what a trunk was trained on.
+
+    Args:
+        mode: `rescale` x / 255 (MILDNet); `caffe` BGR minus the channel means, values about
+            -124..152; `torch` x / 255, minus mean, over deviation of ImageNet; `tf` -1..1; `none`.
+
+    Computed in float32 whatever the dtype policy: bfloat16 has no room for 255 grey levels and a
+    fraction.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(self, mode: str = "rescale", **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if mode not in PREPROCESSING:
+            raise ValueError(f"preprocessing {mode!r} is not one of {', '.join(PREPROCESSING)}")
+        self.mode = mode
+
+    def call(self, images: Any) -> Any:
+        images = ops.cast(images, "float32")
+        if self.mode == "rescale":
+            return images / 255.0
+        if self.mode == "tf":
+            return images / 127.5 - 1.0
+        if self.mode == "torch":
+            scaled = images / 255.0 - ops.array(IMAGENET_MEAN, "float32")
+            return scaled / ops.array(IMAGENET_STD, "float32")
+        if self.mode == "caffe":
+            return ops.flip(images, axis=-1) - ops.array(CAFFE_MEAN_BGR, "float32")
+        return images
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mode": self.mode}
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class GeM(keras.layers.Layer):
+    """Generalised mean pooling over height and width: (mean of max(x, eps)^p)^(1/p).
+
+    p = 1 is average pooling, large p approaches max pooling; p is learned, one scalar per layer.
+    Maps (B, H, W, C) to float32 (B, C), at least `epsilon`.
+
+    Args:
+        p: initial exponent, above 0.
+        epsilon: smallest activation that counts, above 0.
+
+    Raises:
+        ValueError: `p` or `epsilon` is not above 0.
+
+    Radenovic, Tolias, Chum: Fine-tuning CNN image retrieval with no human annotation, 2018,
+    arXiv 1711.02512.
+    """
+
+    def __init__(self, p: float = 3.0, epsilon: float = 1e-6, **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if p <= 0 or epsilon <= 0:
+            raise ValueError(f"GeM needs p and epsilon above 0, not {p} and {epsilon}")
+        self.initial_p = float(p)
+        self.epsilon = float(epsilon)
+
+    def build(self, input_shape: Any) -> None:
+        self.p = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(self.initial_p), name="p"
+        )
+
+    def call(self, features: Any) -> Any:
+        features = ops.maximum(ops.cast(features, "float32"), self.epsilon)
+        # The mean is homogeneous: dividing by the peak and multiplying by it again changes neither
+        # value nor gradient, and keeps x^p finite where p has grown or activations are large.
+        peak = ops.stop_gradient(ops.max(features, axis=(1, 2), keepdims=True))
+        powers = ops.power(features / peak, self.p)
+        means = ops.mean(powers, axis=(1, 2))
+        return ops.power(means, 1.0 / self.p) * ops.squeeze(peak, axis=(1, 2))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "p": self.initial_p, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class L2Normalize(keras.layers.Layer):
+    """Scale vectors to unit length: x / max(|x|, 1e-6), in float32 whatever the dtype policy.
+
+    A zero vector stays zero and its gradient stays finite. (`keras.layers.UnitNormalization` gives
+    NaN gradients there, and a head that ends in ReLU does produce zero vectors.)
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+
+    def call(self, vectors: Any) -> Any:
+        vectors = ops.cast(vectors, "float32")
+        squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+        return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class Dropout(keras.layers.Layer):
+    """Zero a share of the inputs while training, and scale up the others to make up for it.
+
+    Unlike `keras.layers.Dropout`, the path of its random state depends on the layer's name alone.
+    Keras numbers that state by how many were made before in the process, so a checkpoint that goes
+    by variable paths could not be read by another process.
+
+    Args:
+        rate: share of the inputs set to zero, 0..1.
+        seed: start of the random state; drawn from Keras' global seed if None.
+
+    Raises:
+        ValueError: `rate` is not within 0..1.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= rate <= 1:
+            raise ValueError(f"dropout must be within 0..1, not {rate}")
+        self.rate = float(rate)
+        self.seed = seed
+
+    def build(self, input_shape: Any) -> None:
+        # Made here, not in the constructor, for the layer's name to be part of the path.
+        self.random = keras.random.SeedGenerator(self.seed, name="random")
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training or self.rate == 0:
+            return inputs
+        return keras.random.dropout(inputs, self.rate, seed=self.random)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}

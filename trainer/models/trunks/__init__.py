@@ -1,0 +1,12 @@
+"""Convolutional trunks: pictures in, feature maps out.
+
+A trunk is a registered function `fn(images, weights, *, ...) -> keras.Model`. `images` is the Keras
+input tensor of preprocessed pictures (B, S, S, 3), `weights` is `imagenet` or None. The model it
+returns ends at the last feature map, and its layers carry fixed names, since skips and frozen
+layers are chosen by name. Tags of the registration say the rest:
+
+- `skips`: layers whose output joins the embedding by default, comma separated, `*` and `[1-4]`
+  allowed as in file names;
+- `preprocessing`: the form of input that its ImageNet weights expect, a mode of `Preprocess`;
+- `minimum`: smallest input size in pixels.
+"""
