@@ -1,0 +1,131 @@
+"""Batches of several images from each of several classes, for losses over pairs."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from trainer.config import UserError, register
+from trainer.data.samplers.plan import ClassRows, Epochs
+from trainer.data.table import ItemTable
+
+logger = logging.getLogger(__name__)
+
+
+@register("sampler", "classes_per_batch", gives="labels")
+class ClassesPerBatch:
+    """P classes times K images in every batch; each class comes about equally often.
+
+    An epoch has as many batches as are needed to see as many images as there are. Classes come in
+    a new order every round; where P does not divide their number, those left out of a round
+    change, so that over an epoch any two classes differ by two appearances at most. Inside a class
+    the images are dealt without repetition until fewer than K are left, then shuffled again. A
+    class with fewer than K images shows each of them, and some again. A class with one image forms
+    no pairs and is left out.
+
+    Args:
+        table: the training rows; their labels are used.
+        batch_size: images in a batch, P x K: a multiple of `images_per_class`.
+        seed: decides all draws.
+        images_per_class: K, 2 or more; default 4.
+
+    Raises:
+        ValueError: `images_per_class` is below 2.
+        UserError: `images_per_class` does not divide `batch_size`, a batch has fewer than 2
+            classes, or the split has fewer than P classes with 2 images.
+    """
+
+    def __init__(
+        self, table: ItemTable, batch_size: int, seed: int, *, images_per_class: int = 4
+    ) -> None:
+        if images_per_class < 2:
+            raise ValueError(
+                f"images_per_class={images_per_class}: must be 2 or more, one image forms no pair"
+            )
+        per_batch, rest = divmod(batch_size, images_per_class)
+        if rest or per_batch < 2:
+            raise UserError(
+                f"batch_size={batch_size} does not hold 2 or more classes of "
+                f"sampler.images_per_class={images_per_class} images; choose a multiple of "
+                f"{images_per_class} from {2 * images_per_class} on"
+            )
+        classes = ClassRows(table)
+        single = classes.size < 2
+        usable = int((~single).sum())
+        if usable < per_batch:
+            without = f", and {single.sum()} with one: {classes.names(single)}"
+            raise UserError(
+                f"batch_size={batch_size} with sampler.images_per_class={images_per_class} needs "
+                f"{per_batch} classes of 2 images or more; this split has {usable}"
+                + (without if single.any() else "")
+                + "; use a smaller batch_size or more images_per_class"
+            )
+        if single.any():
+            logger.warning(
+                "%d of %d classes have one image, which forms no pair, and are left out: %s",
+                single.sum(),
+                len(single),
+                classes.names(single),
+            )
+        self._rows = classes.rows
+        self._start, self._size = classes.start[~single], classes.size[~single]
+        self._classes_per_batch, self._images_per_class = per_batch, images_per_class
+        self.rows_per_batch = batch_size
+        self.steps_per_epoch = max(1, int(self._size.sum()) // batch_size)
+        self._epochs = Epochs(self._draw, seed)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return int64 rows (P * K,): K of one class, K of the next, ..."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._epochs[epoch][position]
+
+    def _draw(self, random: np.random.Generator) -> np.ndarray:
+        chosen = self._draw_classes(random)
+        return self._draw_images(random, chosen).reshape(self.steps_per_epoch, -1)
+
+    def _draw_classes(self, random: np.random.Generator) -> np.ndarray:
+        """Return int64 (steps * P,): numbers of classes, those of one batch all different."""
+        count, per_batch = len(self._size), self._classes_per_batch
+        slots = self.steps_per_epoch * per_batch
+        left_out = count % per_batch
+        rounds = -(-slots // (count - left_out))
+        key = random.random((rounds, count))
+        # The classes left out move on around a random circle, so each is left out equally often.
+        circle = random.permutation(count)
+        turn = np.arange(rounds)[:, None] * left_out + np.arange(left_out)
+        key[np.arange(rounds)[:, None], circle[turn % count]] = 2.0
+        order = np.argsort(key, axis=1)[:, : count - left_out]
+        return order.reshape(-1)[:slots]
+
+    def _draw_images(self, random: np.random.Generator, chosen: np.ndarray) -> np.ndarray:
+        """Return int64 (len(chosen), K): rows of the table for each appearance of a class."""
+        wanted = self._images_per_class
+        # A pass deals the shuffled images of one class: K at a time while they last. For a class
+        # smaller than K a pass is one appearance, dealt from several copies of its images.
+        per_pass = np.maximum(self._size // wanted, 1)
+        copies = np.maximum(-(-wanted // self._size), 1)
+        appearances = np.bincount(chosen, minlength=len(self._size))
+        passes = -(-appearances // per_pass)
+        pass_class = np.repeat(np.arange(len(self._size)), passes)
+        length = (self._size * copies)[pass_class]
+        end = np.cumsum(length)
+        begin = end - length
+        within = np.arange(end[-1]) - np.repeat(begin, length)
+        members = np.repeat(self._size[pass_class], length)
+        copy, image = np.divmod(within, members)
+        # Whole numbers keep passes, and copies in a pass, apart; fractions shuffle inside them.
+        key = np.repeat(np.arange(len(length)), length) * int(copies.max()) + copy
+        dealt = np.argsort(key + random.random(len(key)))
+        images = (np.repeat(self._start[pass_class], length) + image)[dealt]
+
+        # Which appearance of its class each entry of `chosen` is, counted from 0.
+        by_class = np.argsort(chosen, kind="stable")
+        nth = np.empty_like(chosen)
+        nth[by_class] = np.arange(len(chosen)) - np.repeat(
+            np.cumsum(appearances) - appearances, appearances
+        )
+        first_pass = np.cumsum(passes) - passes
+        number, turn = np.divmod(nth, per_pass[chosen])
+        place = begin[first_pass[chosen] + number] + turn * wanted
+        return self._rows[images[place[:, None] + np.arange(wanted)]]
