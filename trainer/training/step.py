@@ -1,0 +1,239 @@
+"""One optimizer step: forward, global loss, gradients, clipping, update; on any strategy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import UserError
+from trainer.training.averaging import WeightAverage
+
+#: Loss scaling for float16: start, and steps without overflow before the scale doubles.
+FIRST_SCALE, GROW_AFTER = 2.0**15, 2000
+
+
+class TrainStep:
+    """The compiled step with everything it changes.
+
+    Every replica gathers the embeddings of all replicas and computes the loss of the global
+    batch, so that pairs and mining do not depend on how many replicas share the batch. Each of
+    the N replicas holds the same loss, and the gradient of the gather adds up all of their
+    gradients; divided by N that is the gradient one device would have.
+
+    To be made, and called, under the strategy's scope.
+
+    Args:
+        model: images to embeddings.
+        loss: of the global batch.
+        takes_triplets: the loss takes embeddings (T, 3, D), the batch being in the order anchor,
+            positive, negative, anchor, ...
+        groups: optimizers with the weights that each of them moves.
+        accumulate: batches per step; the gradient is that of their mean loss.
+        clip_value: bound on each gradient entry, applied first.
+        clip_norm: bound on the norm of all gradients together.
+        average: moving average to update, if any.
+        xla: compile forward pass and loss with XLA.
+        scale_loss: guard float16 gradients with a dynamic loss scale.
+
+    Raises:
+        UserError: XLA is asked for with several replicas.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: Any,
+        *,
+        takes_triplets: bool,
+        groups: Sequence[tuple[keras.optimizers.Optimizer, list[Any]]],
+        accumulate: int = 1,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        average: WeightAverage | None = None,
+        xla: bool = False,
+        scale_loss: bool = False,
+    ) -> None:
+        self._strategy = tf.distribute.get_strategy()
+        self._replicas = self._strategy.num_replicas_in_sync
+        if xla and self._replicas > 1:
+            raise UserError("train.xla works with one device; set train.devices=1 or train.xla=no")
+        self._model = model
+        self._loss = loss
+        self._takes_triplets = takes_triplets
+        self._groups = groups
+        self._variables = [variable for _, variables in groups for variable in variables]
+        self._accumulate = accumulate
+        self._clip_value = clip_value
+        self._clip_norm = clip_norm
+        self._average = average
+        for optimizer, variables in groups:
+            optimizer.build(variables)
+        self.scale: Any = None
+        if scale_loss:
+            self.scale = tf.Variable(FIRST_SCALE, trainable=False, name="loss_scale")
+            self._calm = tf.Variable(0, trainable=False, name="calm_steps")
+        self._forward: Callable[[Any], Any] = lambda images: model(images, training=True)
+        self._objective: Callable[[Any, Any], Any] = self._loss_of
+        if xla:
+            self._forward = tf.function(self._forward, jit_compile=True)
+            self._objective = tf.function(self._objective, jit_compile=True)
+        self.run = tf.function(self._run)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Everything but the model that a step changes, under stable keys."""
+        found: dict[str, Any] = {}
+        for number, (optimizer, _) in enumerate(self._groups):
+            for place, variable in enumerate(optimizer.variables):
+                found[f"optimizer/{number}/{place:05d}/{variable.path}"] = variable.value
+        for place, variable in enumerate(getattr(self._loss, "variables", [])):
+            found[f"loss/{place:05d}/{variable.path}"] = variable.value
+        if self._average is not None:
+            for place, shadow in enumerate(self._average.shadows):
+                found[f"average/{place:05d}"] = shadow
+        if self.scale is not None:
+            found["loss_scale"], found["calm_steps"] = self.scale, self._calm
+        return found
+
+    def _run(self, batches: Any) -> dict[str, Any]:
+        """Take the next `accumulate` batches from an iterator, and make one update."""
+        inputs = tuple(next(batches) for _ in range(self._accumulate))
+        gradients, numbers = self._strategy.run(self._replica, args=(inputs,))
+        first = {n: self._strategy.experimental_local_results(v)[0] for n, v in numbers.items()}
+        if self.scale is None:
+            self._update(gradients)
+        else:
+            self._update_if_finite(gradients, tf.math.is_finite(first["gradient_norm"]))
+        return first
+
+    def _replica(self, inputs: tuple[dict[str, Any], ...]) -> tuple[list[Any], dict[str, Any]]:
+        total, loss = self._gradients(inputs[0])
+        losses = [loss]
+        for batch in inputs[1:]:
+            gradients, loss = self._gradients(batch)
+            losses.append(loss)
+            total = [a + b for a, b in zip(total, gradients, strict=True)]
+        divisor = tf.constant(float(self._replicas * self._accumulate))
+        if self.scale is not None:
+            divisor = divisor * self.scale
+        total = [gradient / tf.cast(divisor, gradient.dtype) for gradient in total]
+        if self._replicas > 1:
+            context = tf.distribute.get_replica_context()
+            total = list(context.all_reduce(tf.distribute.ReduceOp.SUM, total))
+        if self._clip_value is not None:
+            bound = self._clip_value
+            total = [tf.clip_by_value(gradient, -bound, bound) for gradient in total]
+        norm = tf.linalg.global_norm(total)
+        if self._clip_norm is not None:
+            total, _ = tf.clip_by_global_norm(total, self._clip_norm, use_norm=norm)
+        return total, {"loss": tf.add_n(losses) / len(losses), "gradient_norm": norm}
+
+    def _gradients(self, batch: dict[str, Any]) -> tuple[list[Any], Any]:
+        labels = batch["label"]
+        with tf.GradientTape() as tape:
+            embeddings = self._forward(batch["image"])
+            if self._replicas > 1:
+                context = tf.distribute.get_replica_context()
+                embeddings = context.all_gather(embeddings, axis=0)
+                labels = context.all_gather(labels, axis=0)
+            loss = self._objective(labels, embeddings)
+            objective = loss
+            # Weight penalties belong to each replica's own copy of the model.
+            for penalty in self._model.losses:
+                objective += tf.cast(penalty, objective.dtype)
+            if self.scale is not None:
+                objective *= tf.cast(self.scale, objective.dtype)
+        weights = [variable.value for variable in self._variables]
+        gradients = tape.gradient(
+            objective, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return [tf.convert_to_tensor(gradient) for gradient in gradients], loss
+
+    def _loss_of(self, labels: Any, embeddings: Any) -> Any:
+        if self._takes_triplets:
+            embeddings = tf.reshape(embeddings, (-1, 3, embeddings.shape[-1]))
+            labels = labels[::3]
+        return self._loss(labels, embeddings)
+
+    def _update(self, gradients: list[Any]) -> None:
+        # Outside the replicas the optimizers do not add the gradients up a second time.
+        start = 0
+        for optimizer, variables in self._groups:
+            optimizer.apply(gradients[start : start + len(variables)], variables)
+            start += len(variables)
+        if self._average is not None:
+            self._average.update()
+
+    def _update_if_finite(self, gradients: list[Any], finite: Any) -> None:
+        def accept() -> None:
+            self._update(gradients)
+            self._calm.assign_add(1)
+            grown = tf.where(self._calm >= GROW_AFTER, self.scale * 2.0, self.scale)
+            self.scale.assign(tf.minimum(grown, 2.0**24))
+            self._calm.assign(tf.where(self._calm >= GROW_AFTER, 0, self._calm))
+
+        def reject() -> None:
+            self.scale.assign(tf.maximum(self.scale / 2.0, 1.0))
+            self._calm.assign(0)
+
+        tf.cond(finite, accept, reject)
+
+
+def parameter_groups(
+    model: keras.Model,
+    loss: Any,
+    build_optimizer: Callable[[float], keras.optimizers.Optimizer],
+    *,
+    trainable: str | None = None,
+    decay_exclude: str = "",
+    trunk: set[str] | None = None,
+    trunk_lr_scale: float = 1.0,
+) -> list[tuple[keras.optimizers.Optimizer, list[Any]]]:
+    """Divide the weights to train among optimizers.
+
+    Args:
+        model: its trainable weights, and those of the loss if it has any, are divided.
+        loss: the loss.
+        build_optimizer: from a factor on the learning rate to an optimizer.
+        trainable: regular expression; only weights whose path it finds are trained.
+        decay_exclude: regular expression of paths whose weights do not decay.
+        trunk: paths of the trunk's weights.
+        trunk_lr_scale: factor on the learning rate of the trunk.
+
+    Raises:
+        UserError: no weight is left to train.
+    """
+    weights = list(model.trainable_variables) + list(getattr(loss, "trainable_variables", []))
+    if trainable is not None:
+        weights = [weight for weight in weights if re.search(trainable, weight.path)]
+    if not weights:
+        raise UserError(
+            "no weight is left to train"
+            + (f": train.trainable={trainable!r} matches none" if trainable is not None else "")
+        )
+    parts = [(1.0, weights)]
+    if trunk_lr_scale != 1.0 and trunk:
+        parts = [
+            (1.0, [weight for weight in weights if weight.path not in trunk]),
+            (trunk_lr_scale, [weight for weight in weights if weight.path in trunk]),
+        ]
+    groups = []
+    for scale, members in parts:
+        if not members or scale == 0:
+            continue
+        optimizer = build_optimizer(scale)
+        excluded = [w for w in members if decay_exclude and re.search(decay_exclude, w.path)]
+        if optimizer.weight_decay and excluded:
+            optimizer.exclude_from_weight_decay(var_list=excluded)
+        groups.append((optimizer, members))
+    return groups
+
+
+def to_numpy(variable: Any) -> np.ndarray:
+    """Return the value of a variable, of its first copy where replicas have one each."""
+    return np.asarray(variable.numpy())

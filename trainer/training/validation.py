@@ -1,0 +1,123 @@
+"""Validation: embed a table once, then take retrieval metrics and the loss from the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.pipeline import eval_batches
+from trainer.data.samplers import Sampler
+from trainer.data.table import ItemTable
+from trainer.losses.accuracy import triplet_accuracy
+from trainer.retrieval import metrics
+from trainer.retrieval.embed import embed
+
+#: Batches of the loss on validation data; beyond them the mean hardly moves.
+MOST_BATCHES = 200
+
+
+def predictor(model: keras.Model) -> Callable[[Any], Any]:
+    """Return a compiled function from a batch of images to float32 embeddings."""
+
+    @tf.function(reduce_retracing=True)
+    def predict(images: Any) -> Any:
+        return tf.cast(model(images, training=False), tf.float32)
+
+    return predict
+
+
+def embed_table(
+    predict: Callable[[Any], Any], table: ItemTable, image_size: int, batch_size: int = 64
+) -> np.ndarray:
+    """Return the (N, D) float32 embeddings of all rows of `table`, in order."""
+    batches = eval_batches(table, image_size=image_size, batch_size=batch_size)
+    return embed(predict, batches, len(table))
+
+
+def query_masks(
+    table: ItemTable, query_domain: str, gallery_domain: str
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return which rows are queries and which are gallery; None where all rows are."""
+    is_query = table.domain == query_domain if query_domain else None
+    is_gallery = table.domain == gallery_domain if gallery_domain else None
+    if is_gallery is not None and is_query is None:
+        is_query = np.ones(len(table), bool)
+    if is_query is not None and is_gallery is None:
+        is_gallery = np.ones(len(table), bool)
+    return is_query, is_gallery
+
+
+class Validator:
+    """Measures a model on a validation table.
+
+    Args:
+        model: embedding model.
+        table: validation rows.
+        image_size: in pixels.
+        loss: the training loss.
+        takes_triplets: whether the loss takes explicit triplets (T, 3, D).
+        sampler: groups rows of `table` into batches for the loss; None leaves the loss out.
+        query_domain: domain of the queries; empty: all rows.
+        gallery_domain: domain that is searched; empty: all rows.
+        batch_size: images embedded at a time.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        table: ItemTable,
+        *,
+        image_size: int,
+        loss: Any,
+        takes_triplets: bool,
+        sampler: Sampler | None,
+        query_domain: str = "",
+        gallery_domain: str = "",
+        batch_size: int = 64,
+    ) -> None:
+        self._predict = predictor(model)
+        self._table = table
+        self._image_size = image_size
+        self._loss = loss
+        self._takes_triplets = takes_triplets
+        self._sampler = sampler
+        self._masks = query_masks(table, query_domain, gallery_domain)
+        self._batch_size = batch_size
+
+    def __call__(self) -> dict[str, float]:
+        """Return `recall_at_1`, `map_at_r` and, with a sampler, `val_loss` (and, for explicit
+        triplets, `triplet_accuracy` in percent)."""
+        embeddings = embed_table(self._predict, self._table, self._image_size, self._batch_size)
+        is_query, is_gallery = self._masks
+        found = metrics.evaluate(
+            embeddings,
+            self._table.label,
+            is_query=is_query,
+            is_gallery=is_gallery,
+            ks=(1,),
+            bootstrap=0,
+        ).metrics
+        values = {name: found[name] for name in ("recall_at_1", "map_at_r")}
+        if self._sampler is not None:
+            values.update(self._loss_values(embeddings, self._sampler))
+        return values
+
+    def _loss_values(self, embeddings: np.ndarray, sampler: Sampler) -> dict[str, float]:
+        losses, accuracies = [], []
+        for number in range(min(sampler.steps_per_epoch, MOST_BATCHES)):
+            rows = sampler.batch(number)
+            batch, labels = embeddings[rows], self._table.label[rows]
+            if self._takes_triplets:
+                triplets = batch.reshape(-1, 3, batch.shape[-1])
+                losses.append(float(self._loss(labels[::3], triplets)))
+                accuracies.append(float(triplet_accuracy(triplets)))
+            else:
+                losses.append(float(self._loss(labels, batch)))
+        values = {"val_loss": float(np.mean(losses))}
+        if accuracies:
+            values["triplet_accuracy"] = float(np.mean(accuracies))
+        return values
