@@ -1,0 +1,327 @@
+"""Metrics against slow float64 loops over the whole ranking, hand-worked cases, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from trainer.config import UserError
+from trainer.retrieval.metrics import evaluate
+from trainer.retrieval.ranking import Ranking
+
+
+def full_ranking(similarities, query, gallery):
+    """Gallery rows from nearest to farthest for one query row, itself left out."""
+    others = [row for row in gallery if row != query]
+    return sorted(others, key=lambda row: (-similarities[query][row], row))
+
+
+def metrics(similarities, labels, queries, gallery, ks):
+    """Mean of each metric by its definition, and the number of queries without relevant items."""
+    sums: dict[str, float] = {}
+    used = skipped = 0
+    for query in queries:
+        order = full_ranking(similarities, query, gallery)
+        relevant = [labels[row] == labels[query] for row in order]
+        total = sum(relevant)
+        if total == 0:
+            skipped += 1
+            continue
+        used += 1
+        values = one_query(relevant, total, ks)
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return {name: value / used for name, value in sums.items()}, used, skipped
+
+
+def one_query(relevant, total, ks):
+    """All metrics of one ranking, given as True for each relevant neighbour in order."""
+
+    def average_precision(cut, divisor):
+        hits, result = 0, 0.0
+        for place, hit in enumerate(relevant[:cut], start=1):
+            if hit:
+                hits += 1
+                result += hits / place
+        return result / divisor
+
+    first = relevant.index(True) + 1
+    values = {}
+    for k in ks:
+        values[f"recall_at_{k}"] = float(any(relevant[:k]))
+        values[f"precision_at_{k}"] = sum(relevant[:k]) / k
+        values[f"map_at_{k}"] = average_precision(k, min(total, k))
+    values["r_precision"] = sum(relevant[:total]) / total
+    values["map_at_r"] = average_precision(total, total)
+    values["map"] = average_precision(len(relevant), total)
+    values["mrr"] = 1 / first
+    values["shifted_reciprocal_rank"] = 1 / (first + 1) if first <= 1000 else 0.0
+    return values
+
+
+def grid(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    """Small whole numbers: every dot product is exact, so float32 and float64 agree on ties."""
+    return rng.integers(-2, 3, size=(rows, dim)).astype(np.float32)
+
+
+def check(embeddings, labels, ks=(1, 2, 3, 7), queries=None, gallery=None, **options):
+    """Compare `evaluate` with the loops, every metric and the counts."""
+    count = len(labels)
+    found = evaluate(embeddings, labels, ks=ks, bootstrap=0, **options)
+    # Each pair of distinct vectors once, so that copies of a vector tie in the loops too.
+    exact, which = np.unique(np.asarray(embeddings, np.float64), axis=0, return_inverse=True)
+    if options.get("similarity", "cosine") == "cosine":
+        lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+        exact = exact / np.where(lengths == 0, 1, lengths)
+    similarities = exact @ exact.T
+    if options.get("similarity") == "euclidean":
+        similarities = -np.square(exact[:, None] - exact[None]).sum(-1)
+    similarities = similarities[which][:, which].tolist()
+    expected, used, skipped = metrics(
+        similarities,
+        list(labels),
+        range(count) if queries is None else queries,
+        range(count) if gallery is None else gallery,
+        ks,
+    )
+    assert set(found.metrics) == set(expected)
+    for name, value in expected.items():
+        assert found.metrics[name] == pytest.approx(value, abs=1e-12), name
+    assert (found.queries, found.skipped) == (used, skipped)
+    return found
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("classes", [2, 9, 60])
+def test_equal_to_the_loops(similarity, classes):
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(classes, size=90)
+    embeddings = rng.standard_normal((90, 8)).astype(np.float32)
+    check(embeddings, labels, similarity=similarity, ks=(1, 5, 50, 500))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_go_by_row(seed):
+    # Two dimensions of five values: most neighbours tie, exactly.
+    rng = np.random.default_rng(seed)
+    check(grid(rng, 70, 2), rng.integers(6, size=70), similarity="dot")
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+def test_identical_pictures_tie_wherever_they_lie(similarity):
+    # Each row is one of 40 vectors; labels disagree, so the order among equals decides.
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 33)).astype(np.float32)
+    which = rng.integers(40, size=301)
+    labels = rng.integers(7, size=301)
+    vectors[0, 0], vectors[1] = 0.0, vectors[0]
+    vectors[1, 0] = -0.0  # still the same vector
+    check(vectors[which], labels, similarity=similarity)
+
+
+def test_worked_example_of_the_guide():
+    # One query (row 0, label a) and five gallery items whose ranks are easy to see:
+    # relevant at ranks 1, 3 and 4, so R = 3.
+    similarity = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    embeddings = np.stack([np.r_[1.0, similarity], np.r_[0.0, np.sqrt(1 - similarity**2)]], axis=1)
+    found = evaluate(
+        embeddings,
+        ["a", "a", "b", "a", "a", "b"],
+        is_query=np.arange(6) == 0,
+        ks=(1, 2, 3),
+        bootstrap=0,
+    )
+    expected = {
+        "recall_at_1": 1,
+        "recall_at_2": 1,
+        "recall_at_3": 1,
+        "precision_at_1": 1,
+        "precision_at_2": 1 / 2,
+        "precision_at_3": 2 / 3,
+        "r_precision": 2 / 3,
+        "map_at_r": (1 + 2 / 3) / 3,
+        "map": (1 + 2 / 3 + 3 / 4) / 3,
+        "map_at_1": 1,
+        "map_at_2": 1 / 2,
+        "map_at_3": (1 + 2 / 3) / 3,
+        "mrr": 1,
+        "shifted_reciprocal_rank": 1 / 2,
+    }
+    assert found.metrics == pytest.approx(expected)
+    assert (found.queries, found.gallery, found.skipped) == (1, 5, 0)
+
+
+def test_query_mask_alone_searches_the_others():
+    rng = np.random.default_rng(3)
+    labels, embeddings = rng.integers(8, size=80), rng.standard_normal((80, 5))
+    is_query = rng.random(80) < 0.4
+    queries, gallery = np.flatnonzero(is_query), np.flatnonzero(~is_query)
+    a = check(embeddings, labels, queries=queries, gallery=gallery, is_query=is_query)
+    b = check(embeddings, labels, queries=queries, gallery=gallery, is_gallery=~is_query)
+    assert a.to_dict() == b.to_dict()
+    np.testing.assert_array_equal(a.rows, [q for q in queries if labels[q] in labels[gallery]])
+
+
+def test_overlapping_masks_leave_the_row_itself_out():
+    rng = np.random.default_rng(4)
+    labels, embeddings = rng.integers(8, size=80), rng.standard_normal((80, 5))
+    is_query, is_gallery = rng.random(80) < 0.6, rng.random(80) < 0.6
+    assert (is_query & is_gallery).any()
+    found = check(
+        embeddings,
+        labels,
+        queries=np.flatnonzero(is_query),
+        gallery=np.flatnonzero(is_gallery),
+        is_query=is_query,
+        is_gallery=is_gallery,
+    )
+    assert found.gallery == is_gallery.sum()
+
+
+def test_blocks_and_threads_change_nothing():
+    rng = np.random.default_rng(5)
+    labels, embeddings = rng.integers(30, size=700), grid(rng, 700, 16)
+    whole = evaluate(embeddings, labels, bootstrap=0, similarity="dot", threads=1)
+    for options in ({"block_bytes": 1}, {"block_bytes": 4 * 700 * 128, "threads": 3}):
+        parts = evaluate(embeddings, labels, bootstrap=0, similarity="dot", **options)
+        assert parts.to_dict() == whole.to_dict()
+
+
+@pytest.mark.parametrize("values", ["floats", "whole numbers", "all the same"])
+def test_counting_and_sorting_agree(values):
+    rng = np.random.default_rng(6)
+    codes = rng.integers(5, size=400)
+    embeddings = {
+        "floats": rng.standard_normal((400, 6)).astype(np.float32),
+        "whole numbers": grid(rng, 400, 3),
+        "all the same": np.ones((400, 3), np.float32),
+    }[values]
+    rows = np.arange(400)
+
+    def ranks(sort_from):
+        ranking = Ranking(embeddings, codes, rows, rows, similarity="dot", sort_from=sort_from)
+        return np.concatenate([block.ranks for block in ranking.blocks()])
+
+    counted, sorted_ = ranks(10**9), ranks(1)
+    np.testing.assert_array_equal(counted, sorted_)
+    assert counted.min() == 1
+    assert counted.max() > 390
+
+
+def test_a_few_ties_when_sorting():
+    # Fewer ties than the sorted path ranks again from scratch.
+    rng = np.random.default_rng(7)
+    embeddings = rng.standard_normal((300, 6)).astype(np.float32)
+    embeddings[50:60] = embeddings[200:210]
+    codes, rows = rng.integers(3, size=300), np.arange(300)
+    counted, sorted_ = (
+        np.concatenate(
+            [b.ranks for b in Ranking(embeddings, codes, rows, rows, sort_from=s).blocks()]
+        )
+        for s in (10**9, 1)
+    )
+    np.testing.assert_array_equal(counted, sorted_)
+
+
+def test_labels_keep_every_digit():
+    # 2**53 and 2**53 + 1 are one number in float64, 2**24 and 2**24 + 1 in float32.
+    embeddings = np.array([[1, 0], [1, 0.1], [1, 0.2], [1, 0.3]])
+    for base in (2**24, 2**53, 2**62):
+        labels = np.array([base, base + 1, base, base + 1])
+        assert evaluate(embeddings, labels, bootstrap=0).metrics["recall_at_1"] == 0
+    numbers = evaluate(embeddings, [7, 8, 7, 8], bootstrap=0)
+    strings = evaluate(embeddings, ["a", "a ", "a", "a "], bootstrap=0)
+    objects = evaluate(embeddings, np.array(["x", "yy", "x", "yy"], object), bootstrap=0)
+    assert numbers.to_dict() == strings.to_dict() == objects.to_dict()
+
+
+def test_breakdowns_are_means_over_their_queries():
+    rng = np.random.default_rng(8)
+    labels, embeddings = rng.integers(12, size=100), rng.standard_normal((100, 4))
+    labels[-1] = 99  # alone: skipped, in no group
+    category = np.where(labels % 2, "shoes", "bags")
+    domain = np.where(rng.random(100) < 0.5, "street", "shop")
+    found = evaluate(embeddings, labels, categories=category, domains=domain, bootstrap=0)
+    assert found.skipped == 1
+    assert set(found.by_category) == {"shoes", "bags"}
+    for groups, names in ((found.by_category, category), (found.by_domain, domain)):
+        assert sum(group["queries"] for group in groups.values()) == found.queries == 99
+        for name, group in groups.items():
+            mine = names[found.rows] == name
+            assert group["queries"] == mine.sum()
+            for metric, values in found.per_query.items():
+                assert group[metric] == pytest.approx(values[mine].mean())
+
+
+def test_intervals_are_seeded_and_cover_the_mean():
+    rng = np.random.default_rng(9)
+    labels = np.repeat(np.arange(200), 2)
+    centres = rng.standard_normal((200, 6))
+    embeddings = centres[labels] + 0.3 * rng.standard_normal((400, 6))
+    a, b = (evaluate(embeddings, labels, ks=(1,), seed=s) for s in (1, 1))
+    assert a.intervals == b.intervals
+    assert a.intervals != evaluate(embeddings, labels, ks=(1,), seed=2).intervals
+    for name, (low, high) in a.intervals.items():
+        assert low <= a.metrics[name] <= high
+    # For a share p of n queries the normal interval is p +- 1.96 sqrt(p (1 - p) / n).
+    share = a.metrics["recall_at_1"]
+    low, high = a.intervals["recall_at_1"]
+    width = 2 * 1.96 * np.sqrt(share * (1 - share) / 400)
+    assert 0.1 < share < 0.9
+    assert high - low == pytest.approx(width, rel=0.1)
+    narrow = evaluate(embeddings, labels, ks=(1,), seed=1, confidence=0.5).intervals["recall_at_1"]
+    assert low < narrow[0] < narrow[1] < high
+
+
+def test_to_dict_is_json():
+    found = evaluate(np.eye(4), [0, 0, 1, 1], categories=["a", "a", "b", "b"], ks=(1, 2))
+    again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert again == found.to_dict()
+    assert again["by_category"]["a"]["queries"] == 2
+
+
+def test_a_zero_embedding_is_equally_far_from_all():
+    # Row 0 is zero: its neighbours tie at similarity 0 and come in row order.
+    embeddings = [[0, 0], [1, 0], [0, 1], [-1, 0]]
+    found = evaluate(embeddings, [0, 1, 0, 1], is_query=np.arange(4) == 0, ks=(1, 2), bootstrap=0)
+    assert found.metrics["mrr"] == 1 / 2
+
+
+EYE = np.eye(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "options", "message"),
+    [
+        (np.full((4, 2), np.nan), [0, 0, 1, 1], {}, "row 0 holds NaN"),
+        (np.where(np.arange(8).reshape(4, 2) == 5, np.inf, 1), [0, 0, 1, 1], {}, "row 2 holds NaN"),
+        (np.full((4, 2), 1e60), [0, 0, 1, 1], {}, "row 0 holds NaN or infinity"),
+        (np.full((4, 2), 1e25), [0, 0, 1, 1], {"similarity": "dot"}, "too large"),
+        (np.ones(4), [0, 0, 1, 1], {}, r"shape \(4,\)"),
+        (np.array([["a", "b"]]), [0], {}, "<U1"),
+        (np.ones((0, 3)), [], {}, "empty"),
+        (np.ones((3, 0)), [0, 0, 1], {}, "empty"),
+        (EYE, [0, 0, 1], {}, "labels have shape"),
+        (EYE, [0.0, 0.0, 1.0, 1.0], {}, "labels are float64"),
+        (EYE, np.array([0, "a", 1, 1], object), {}, "labels are object"),
+        (EYE, [0, 1, 2, 3], {}, "none of the 4 queries"),
+        (EYE[:1], [0], {}, "none of the 1 queries"),
+        (EYE, [0, 0, 1, 1], {"ks": (0,)}, "cut-offs"),
+        (EYE, [0, 0, 1, 1], {"ks": (1.5,)}, "cut-offs"),
+        (EYE, [0, 0, 1, 1], {"ks": ()}, "cut-offs"),
+        (EYE, [0, 0, 1, 1], {"similarity": "l1"}, "not one of cosine"),
+        (EYE, [0, 0, 1, 1], {"is_query": np.zeros(4, bool)}, "no row is a query"),
+        (EYE, [0, 0, 1, 1], {"is_query": np.ones(4, bool)}, "no row is a gallery"),
+        (EYE, [0, 0, 1, 1], {"is_query": np.ones(3, bool)}, "is_query is bool of shape"),
+        (EYE, [0, 0, 1, 1], {"is_gallery": np.arange(4)}, "is_gallery is int64"),
+        (EYE, [0, 0, 1, 1], {"categories": ["a"]}, "categories have shape"),
+        (EYE, [0, 0, 1, 1], {"confidence": 1.0}, "confidence"),
+        (EYE, [0, 0, 1, 1], {"bootstrap": -1}, "bootstrap"),
+    ],
+)
+def test_bad_input_is_one_clear_line(embeddings, labels, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        evaluate(embeddings, labels, **options)
+    assert "\n" not in str(caught.value)

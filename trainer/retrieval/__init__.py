@@ -1,0 +1,1 @@
+"""Catalogue embeddings, exact metrics, nearest-neighbour indexes, result pictures."""
