@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from trainer.data.files import whole_file
 
 #: Columns of an items.csv, in the order in which they are written.
 REQUIRED_COLUMNS = ("path", "label")
@@ -290,19 +291,10 @@ class ItemTable:
         ]
         if has_box:
             columns += [[_text(value) for value in side] for side in self.box.T]
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with open(
-                handle, "w", encoding="utf-8", errors="surrogateescape", newline=""
-            ) as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(header)
-                writer.writerows(zip(*columns, strict=True))
-            os.chmod(partial, 0o644)
-            os.replace(partial, target)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        with whole_file(target) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(zip(*columns, strict=True))
 
 
 def _strings(values: Any, name: str) -> np.ndarray:

@@ -1,0 +1,186 @@
+"""Local and remote files behind the same few calls, and writes that happen whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.config import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URL such as gs://bucket/folder, which only `tf.io.gfile` can read."""
+    return "://" in path
+
+
+def gfile() -> Any:
+    """Return `tf.io.gfile`; imported only when asked for, as it brings all of TensorFlow."""
+    import tensorflow as tf
+
+    return tf.io.gfile
+
+
+def absolute(path: str) -> str:
+    """Return a local path as an absolute one without `~`, a URL unchanged but for a last slash."""
+    if is_remote(path):
+        return path.rstrip("/")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def join(folder: str, name: str) -> str:
+    """Return `name` below `folder`; a URL or an absolute path is returned as it is."""
+    return name if is_remote(name) else os.path.join(folder, name)
+
+
+def is_folder(path: str) -> bool:
+    """Whether the local or remote folder exists."""
+    return bool(gfile().isdir(path)) if is_remote(path) else os.path.isdir(path)
+
+
+def is_file(path: str) -> bool:
+    """Whether the local or remote file exists."""
+    if is_remote(path):
+        return bool(gfile().exists(path)) and not gfile().isdir(path)
+    return os.path.isfile(path)
+
+
+def require_folder(data_path: str) -> str:
+    """Return the absolute data path.
+
+    Raises:
+        UserError: it is empty, does not exist, or is a file.
+    """
+    if not data_path:
+        raise UserError("no data path is set: give the folder (or gs:// URL) that holds the data")
+    path = absolute(data_path)
+    if not is_folder(path):
+        what = "is a file, not a folder" if is_file(path) else "does not exist"
+        raise UserError(f"data path {path} {what}: give the folder that holds the data")
+    return path
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the whole content of a local or remote file."""
+    if is_remote(path):
+        with gfile().GFile(path, "rb") as stream:
+            return bytes(stream.read())
+    return Path(path).read_bytes()
+
+
+def read_text(path: str) -> str:
+    """Return a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} at position "
+            f"{error.start}): save it as CSV in UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder below and with `folder` and its file names, both in alphabetical order.
+
+    Folders are given relative to `folder`, `''` for itself. Links to folders are followed, once.
+    Hidden files and folders are left out.
+
+    Raises:
+        UserError: a folder cannot be read; passed over, its pictures would be missed in silence.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename}: {reason(error)}") from None
+
+    walker = (
+        gfile().walk(folder)
+        if is_remote(folder)
+        else os.walk(folder, onerror=fail, followlinks=True)
+    )
+    seen = set()
+    for place, folders, names in walker:
+        if not is_remote(folder):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = place[len(folder) :].strip("/")
+        yield relative, sorted(name for name in names if not name.startswith("."))
+
+
+def cache_folder() -> Path:
+    """Return the folder for data that can be made again: $MILDNET_CACHE or ~/.cache/mildnet."""
+    return Path(absolute(os.environ.get("MILDNET_CACHE") or "~/.cache/mildnet"))
+
+
+def reason(error: OSError) -> str:
+    """Return what the system said in lower case, such as `no space left on device`."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """Open a text file that appears under its name only once it is complete.
+
+    A file that was there stays until then, and stays if the block raises.
+
+    Args:
+        path: the local file; its folder must exist.
+    """
+    target = Path(absolute(os.fspath(path)))
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, target)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` once the block ends well, and vanishes if not.
+
+    If another process has put a folder there first, that one stays and this one vanishes: the
+    makers of this library put equal content under equal names.
+
+    Args:
+        path: the local folder to make; it must not exist, or be empty.
+    """
+    target = Path(absolute(os.fspath(path)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield partial
+        os.chmod(partial, 0o777 & ~_umask())
+        try:
+            os.rename(partial, target)
+        except OSError:
+            if not (target.is_dir() and any(target.iterdir())):
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it; mkstemp and mkdtemp ignore it for privacy.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
