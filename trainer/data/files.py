@@ -131,6 +131,29 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+def write_bytes(path: str, data: Any) -> None:
+    """Write a local or remote file, whole or not at all.
+
+    Args:
+        path: its folder must exist.
+        data: bytes, or anything with the buffer interface.
+
+    Raises:
+        UserError: it cannot be written; a file that was there is untouched.
+    """
+    try:
+        if is_remote(path):
+            partial = f"{path}.part"
+            with gfile().GFile(partial, "wb") as remote:
+                remote.write(bytes(data))
+            gfile().rename(partial, path, overwrite=True)
+        else:
+            with _whole(path, mode="wb") as local:
+                local.write(data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {reason(error)}") from None
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """Open a text file that appears under its name only once it is complete.
@@ -140,10 +163,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     Args:
         path: the local file; its folder must exist.
     """
+    with _whole(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _whole(path: str | os.PathLike[str], mode: str, **options: Any) -> Iterator[IO[Any]]:
     target = Path(absolute(os.fspath(path)))
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        with open(handle, mode, **options) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

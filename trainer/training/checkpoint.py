@@ -7,10 +7,8 @@ a truncated file from a good one.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -20,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import UserError
+from trainer.data.files import read_bytes, write_bytes
 
 META = "meta"
 
@@ -38,7 +37,7 @@ def save(path: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -
     text = json.dumps(dict(meta), sort_keys=True).encode()
     buffer = io.BytesIO()
     np.savez(buffer, **{META: np.frombuffer(text, np.uint8)}, **dict(arrays))
-    write_atomically(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -48,42 +47,14 @@ def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         UserError: it is missing, truncated, or not a checkpoint of this library.
     """
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            data = io.BytesIO(file.read())
-        with np.load(data, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         meta = json.loads(arrays.pop(META).tobytes())
-    except tf.errors.NotFoundError:
+    except (FileNotFoundError, tf.errors.NotFoundError):
         raise UserError(f"{path}: no such checkpoint") from None
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: truncated, or not a checkpoint of mildnet ({error})") from None
     return arrays, meta
-
-
-def write_atomically(path: str, data: Any) -> None:
-    """Write bytes to `path` through a temporary file beside it.
-
-    Raises:
-        UserError: the write failed; nothing that was at `path` is touched.
-    """
-    temporary = f"{path}.writing"
-    try:
-        if "://" in path:
-            with tf.io.gfile.GFile(temporary, "wb") as file:
-                file.write(bytes(data))
-            tf.io.gfile.rename(temporary, path, overwrite=True)
-        else:
-            with open(temporary, "wb") as local:
-                local.write(data)
-                local.flush()
-                # Without it a power cut can leave the new name on an empty file.
-                os.fsync(local.fileno())
-            os.replace(temporary, path)
-    except (tf.errors.OpError, OSError) as error:
-        with contextlib.suppress(tf.errors.OpError, OSError):
-            tf.io.gfile.remove(temporary)
-        reason = getattr(error, "message", None) or error
-        raise UserError(f"{path}: can't be written ({reason})") from None
 
 
 class CheckpointFolder:
@@ -129,12 +100,20 @@ class CheckpointFolder:
         """
         tf.io.gfile.makedirs(self.folder)
         path = self.path(int(meta["step"]))
-        save(path, arrays, meta)
+        # The best one first: a job killed in between goes on from before and writes both again.
         if best:
             save(self.best, arrays, meta)
+        save(path, arrays, meta)
         for old in self.steps()[: -self.keep]:
             tf.io.gfile.remove(self.path(old))
         return path
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed in the middle of writing has left."""
+        if tf.io.gfile.isdir(self.folder):
+            for name in tf.io.gfile.listdir(self.folder):
+                if name.startswith((".step-", ".best.npz.")) or name.endswith(".npz.part"):
+                    tf.io.gfile.remove(f"{self.folder}/{name}")
 
     def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Return the newest checkpoint, or None where there is none.

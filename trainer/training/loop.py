@@ -95,6 +95,8 @@ def fit(task: Task) -> Outcome:
 
     # Where to start: the newest checkpoint of this run, else the weights the model was built with.
     step, best_step, best_score = 0, 0, None
+    if chief:
+        checkpoints.sweep()
     found = checkpoints.newest()
     if found is not None:
         arrays, meta = found
@@ -141,8 +143,8 @@ def fit(task: Task) -> Outcome:
     progress = TrainingProgress(task.total_steps, step, images_per_step)
     try:
         with InterruptGuard() as guard, progress:
-            iterator = _distributed(strategy, task.batches, step * options.accumulate)
-            progress.pause_clock()
+            with progress.paused():
+                iterator = _distributed(strategy, task.batches, step * options.accumulate)
             while step < task.total_steps:
                 unchecked.append(step_function.run(iterator))
                 step += 1
@@ -164,18 +166,18 @@ def fit(task: Task) -> Outcome:
                     }
                     losses.clear()
                 if validating and task.validate is not None:
-                    report |= _validated(task.validate, average)
-                    score = report.get(task.monitor) if task.monitor else None
-                    if score is not None and _better(task.monitor, score, best_score):
-                        best_step, best_score = step, score
-                        save(best=True)
+                    with progress.paused():
+                        report |= _validated(task.validate, average)
+                        score = report.get(task.monitor) if task.monitor else None
+                        if score is not None and _better(task.monitor, score, best_score):
+                            best_step, best_score = step, score
+                            save(best=True)
                 if report:
                     trackers.log(step, report)
                     progress.report(step, report, line=validating)
                 if step % checkpoint_every == 0 or last:
-                    save()
-                if report or step % checkpoint_every == 0:
-                    progress.pause_clock()
+                    with progress.paused():
+                        save()
                 if guard.received is not None and not last:
                     save()
                     raise Interrupted(guard.received, step)

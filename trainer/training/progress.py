@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -61,9 +62,15 @@ class TrainingProgress:
         """One more step is done."""
         self._bar.advance(self._task)
 
-    def pause_clock(self) -> None:
-        """Leave the time since the last report out of images/s (after a validation, say)."""
-        self._mark = (time.perf_counter(), self._mark[1])
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time that the block takes (a validation, a checkpoint) out of images/s."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            then, step = self._mark
+            self._mark = (then + time.perf_counter() - start, step)
 
     def images_per_second(self, step: int) -> float:
         """Return the images/s since the last call, and start the clock anew."""

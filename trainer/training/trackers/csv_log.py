@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.config import register
-from trainer.training.checkpoint import write_atomically
+from trainer.data.files import write_bytes
 
 COLUMNS = (
     "step",
@@ -68,4 +68,4 @@ class CsvLog:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(self._rows)
-        write_atomically(self.path, text.getvalue().encode())
+        write_bytes(self.path, text.getvalue().encode())

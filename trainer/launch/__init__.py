@@ -1,0 +1,1 @@
+"""Whole jobs: picking a config, and running it. Imports nothing heavy."""

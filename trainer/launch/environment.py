@@ -1,0 +1,63 @@
+"""Where and with what a job ran: versions, git state, devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("mildnet", "tensorflow", "keras", "numpy", "faiss-cpu", "pillow")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, git commit and devices, ready for JSON."""
+    import tensorflow as tf
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "versions": versions,
+        "git": _git(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any] | None:
+    """Return the commit of the library's checkout and whether files differ from it."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(  # noqa: S603 - fixed words, no shell
+                ["git", "-C", str(here), *words],  # noqa: S607 - the user's own git
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "modified": bool(changes)}

@@ -1,0 +1,201 @@
+"""The folder that holds everything a job makes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.config import UserError
+from trainer.config.job import JobConfig
+from trainer.data.files import gfile, is_remote, read_text, write_bytes
+
+LOG = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """A run's folder, local or remote, with its files by name.
+
+    `config.cnf config.json environment.json training.csv logs/ checkpoints/ model/ model.keras
+    evaluation.json index/ neighbours.png report.html`
+
+    Args:
+        path: the folder; see :meth:`claim` for making one and :meth:`open` for reading one.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path.rstrip("/") if is_remote(path) else str(Path(path))
+
+    @classmethod
+    def open(cls, path: str) -> RunFolder:
+        """Return the run at `path`.
+
+        Raises:
+            UserError: there is no run.
+        """
+        folder = cls(path)
+        if not folder.exists("config.json"):
+            raise UserError(f"{path}: not a run folder (no config.json); train one first")
+        return folder
+
+    @classmethod
+    def claim(cls, path: str, config: JobConfig, *, fresh: bool = False) -> RunFolder:
+        """Make the folder for `config`, or take up the run that is there.
+
+        Args:
+            path: where the run is or will be.
+            config: must define the same training as the run that is there.
+            fresh: move a run that is there out of the way, to `PATH.old-N`, and start again.
+
+        Raises:
+            UserError: the folder holds a run of another config or files that are not a run's, or
+                can't be written.
+        """
+        folder = cls(path)
+        if fresh:
+            folder._move_away()
+        if folder.exists("config.json"):
+            folder._check_same(config)
+        elif folder.names() and not set(folder.names()) <= {".lock"}:
+            raise UserError(
+                f"{path}: holds files that are not a run's ({folder.names()[0]}, ...); "
+                "choose another run folder"
+            )
+        folder.write_text("config.cnf", config.to_cnf())
+        folder.write_json("config.json", config.to_dict())
+        return folder
+
+    def config(self) -> JobConfig:
+        """Return the effective config that the run was made with."""
+        values = self.read_json("config.json")
+        name = self.path.rstrip("/").rsplit("/", 1)[-1]
+        return JobConfig.from_mapping(values, source=self.file("config.json"), name=name)
+
+    def file(self, name: str) -> str:
+        """Return the path of a file of the run."""
+        return f"{self.path}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Return whether the run has the file or folder."""
+        if is_remote(self.path):
+            return bool(gfile().exists(self.file(name)))
+        return os.path.exists(self.file(name))
+
+    def names(self) -> list[str]:
+        """Return the names in the folder, none if there is no folder."""
+        if is_remote(self.path):
+            if not gfile().isdir(self.path):
+                return []
+            return sorted(name.rstrip("/") for name in gfile().listdir(self.path))
+        try:
+            return sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}") from None
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file.
+
+        Raises:
+            UserError: it is missing or not JSON.
+        """
+        try:
+            return dict(json.loads(read_text(self.file(name))))
+        except (ValueError, TypeError):
+            raise UserError(f"{self.file(name)}: damaged, or not written by mildnet") from None
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        self.write_text(name, json.dumps(values, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, whole or not at all.
+
+        Raises:
+            UserError: the folder can't be written.
+        """
+        if is_remote(self.path):
+            gfile().makedirs(self.path)
+        else:
+            try:
+                os.makedirs(self.path, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{self.path}: can't be made ({error.strerror})") from None
+        write_bytes(self.file(name), text.encode())
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[str]:
+        """Give a local path to write the file or folder `name` to; a remote run gets a copy."""
+        if not is_remote(self.path):
+            yield self.file(name)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            path = os.path.join(scratch, name)
+            yield path
+            _upload(path, self.file(name))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes on this machine from training in the folder.
+
+        Raises:
+            UserError: another process does.
+        """
+        if is_remote(self.path):
+            yield
+            return
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            yield
+            return
+        os.makedirs(self.path, exist_ok=True)
+        with open(self.file(".lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{self.path}: another process is working in it") from None
+            yield
+
+    def _move_away(self) -> None:
+        if not self.names():
+            return
+        number = 1
+        while RunFolder(f"{self.path}.old-{number}").names():
+            number += 1
+        target = f"{self.path}.old-{number}"
+        if is_remote(self.path):
+            gfile().rename(self.path, target)
+        else:
+            shutil.move(self.path, target)
+        LOG.info("the run that was there is now %s", target)
+
+    def _check_same(self, config: JobConfig) -> None:
+        before = self.config()
+        if before.fingerprint() == config.fingerprint():
+            return
+        differences = config.differences(before)
+        more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+        raise UserError(
+            f"{self.path}: holds a run of another config ({differences[0]}{more}); "
+            "choose another run folder, or start again with --fresh"
+        )
+
+
+def _upload(source: str, target: str) -> None:
+    if os.path.isfile(source):
+        gfile().copy(source, target, overwrite=True)
+        return
+    for folder, _, files in os.walk(source):
+        relative = os.path.relpath(folder, source)
+        there = target if relative == "." else f"{target}/{relative}"
+        gfile().makedirs(there)
+        for name in files:
+            gfile().copy(os.path.join(folder, name), f"{there}/{name}", overwrite=True)
