@@ -52,8 +52,8 @@ DEFAULT_EPOCHS = 10.0
 class JobConfig:
     """All that defines a job. Make one with :meth:`load` or :meth:`from_mapping`."""
 
-    model_id: str = option("", "embedding model")
-    loss: str = option("", "loss to train with")
+    model_id: str = option("", "embedding model", needed=True)
+    loss: str = option("", "loss to train with", needed=True)
     optimizer: str = option("mo", "optimizer")
     lr: float = option(0.001, "learning rate, before the schedule", above=0)
     schedule: str = option("constant", "course of the learning rate")
@@ -246,8 +246,9 @@ def _merge(given: Mapping[str, Given], overrides: Iterable[str]) -> dict[str, Gi
         if proper in merged:
             raise UserError(f"{value.origin}: {key!r} and {proper!r} are the same key; set one")
         merged[proper] = value
-    if "steps" in merged and "train_epochs" in merged and not _both_idle(merged):
-        raise UserError(f"{merged['steps'].origin}: steps and train_epochs are both set; set one")
+    lengths = [merged[key] for key in ("steps", "train_epochs") if key in merged]
+    if len(lengths) == 2 and not any(map(_is_none, lengths)):
+        raise UserError(f"{lengths[0].origin}: steps and train_epochs are both set; set one")
     for text in overrides:
         key, value = cnf.parse_override(text)
         key = ALIASES.get(key, key)
@@ -255,16 +256,13 @@ def _merge(given: Mapping[str, Given], overrides: Iterable[str]) -> dict[str, Gi
             merged[key] = Given(_DEFAULT, value.origin)
             continue
         merged[key] = value
-        if key in ("steps", "train_epochs"):
+        if key in ("steps", "train_epochs") and not _is_none(value):
             merged.pop("train_epochs" if key == "steps" else "steps", None)
     return merged
 
 
-def _both_idle(merged: Mapping[str, Given]) -> bool:
-    return any(
-        merged[key].value is None or str(merged[key].value).lower() == "none"
-        for key in ("steps", "train_epochs")
-    )
+def _is_none(given: Given) -> bool:
+    return given.value is None or str(given.value).lower() == "none"
 
 
 #: Stands for a key that an override puts back to its default.
@@ -366,7 +364,8 @@ class _Resolver:
         try:
             return registry.get(kind, name)
         except UserError as error:
-            raise UserError(f"{self._at(key)}{key}: {error}") from None
+            name_key = "" if key == kind else f"{key}: "
+            raise UserError(f"{self._at(key)}{name_key}{error}") from None
 
     def _check_key_names(self) -> None:
         flat = options.parameters_of(JobConfig)

@@ -17,8 +17,9 @@ def option(default: Any, help: str, **limits: Any) -> Any:
     Args:
         default: the value where a config says nothing.
         help: what it does, in one line, with its unit.
-        **limits: any of `least`, `above`, `most`, `below` (numbers) and `regex=True` (the text
-            must compile as a regular expression). None always passes.
+        **limits: any of `least`, `above`, `most`, `below` (numbers), `regex=True` (the text
+            must compile as a regular expression) and `needed=True` (a config must set it). None
+            always passes.
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -28,7 +29,9 @@ def parameters_of(options: type) -> dict[str, Parameter]:
     """Return the fields of an options dataclass that were declared with :func:`option`."""
     types = typing.get_type_hints(options)
     return {
-        field.name: Parameter(field.name, types[field.name], field.default)
+        field.name: Parameter(
+            field.name, types[field.name], field.default, field.metadata.get("needed", False)
+        )
         for field in dataclasses.fields(options)
         if "help" in field.metadata
     }

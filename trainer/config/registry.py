@@ -11,10 +11,11 @@ import ast
 import difflib
 import functools
 import importlib
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -210,14 +211,18 @@ def _component(module: str, node: ast.FunctionDef | ast.ClassDef, mark: ast.Call
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
             if argument.annotation is None:
                 raise RuntimeError(f"{module}.{node.name}: {argument.arg} has no type")
-            value = None if default is None else ast.literal_eval(default)
-            required = default is None and argument.arg not in defaults
-            parameters[argument.arg] = Parameter(
-                argument.arg,
-                _evaluate(argument.annotation),
-                defaults.get(argument.arg, value),
-                required,
-            )
+            parameter = Parameter(argument.arg, _evaluate(argument.annotation), required=True)
+            if argument.arg in defaults or default is not None:
+                value = defaults.get(argument.arg)
+                if argument.arg not in defaults and default is not None:
+                    value = ast.literal_eval(default)
+                try:
+                    # As a config gives it back: `= 0` of a float is 0.0 here and in a saved config.
+                    value = parameter.parse(value)
+                except ValueError as error:
+                    raise RuntimeError(f"{module}.{node.name}: {argument.arg}: {error}") from None
+                parameter = replace(parameter, default=value, required=False)
+            parameters[argument.arg] = parameter
     unknown = set(defaults) - set(parameters)
     if unknown:
         raise RuntimeError(f"{module}.{node.name} has no keyword parameter {sorted(unknown)}")
@@ -238,22 +243,20 @@ def _convert(value: Any, annotation: Any) -> Any:
     if origin is types.UnionType or origin is typing.Union:
         return _convert_union(value, arguments, annotation)
     if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}")
-        return value
+        for choice in arguments:
+            if (type(value), value) == (type(choice), choice) or value == str(choice):
+                return choice
+        raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}")
     if origin is tuple or annotation is tuple:
-        item = arguments[0] if arguments else str
-        if isinstance(value, str):
-            value = [part.strip() for part in value.strip("()[]").split(",") if part.strip()]
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{value!r} is not a list of {_type_name(item)}")
-        return tuple(_convert(part, item) for part in value)
+        return _convert_tuple(value, arguments or (str, ...), annotation)
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if isinstance(value, str) and annotation is not str:
         return _from_text(value, annotation)
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
-        raise ValueError(f"{value!r} is not {_type_name(annotation)}")
+        raise ValueError(f"{value!r} is not {_words(annotation)}")
+    if annotation is float and not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
     return value
 
 
@@ -268,7 +271,19 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], annotation: Any) -> A
                 return _convert(value, choice)
             except ValueError:
                 continue
-    raise ValueError(f"{value!r} is not {_type_name(annotation)}")
+    raise ValueError(f"{value!r} is not {_words(annotation)}")
+
+
+def _convert_tuple(value: Any, items: tuple[Any, ...], annotation: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is not {_words(annotation)}")
+    if items[-1] is Ellipsis:
+        items = items[:1] * len(value)
+    if len(value) != len(items):
+        raise ValueError(f"{len(value)} values, where {len(items)} are needed")
+    return tuple(_convert(part, item) for part, item in zip(value, items, strict=True))
 
 
 def _from_text(text: str, annotation: Any) -> Any:
@@ -278,13 +293,36 @@ def _from_text(text: str, annotation: Any) -> Any:
             raise ValueError(f"{text!r} is not true or false")
         return words[text.lower()]
     try:
-        if annotation is int and "." not in text and "e" in text.lower():
+        if annotation is int and "e" in text.lower():
             whole = float(text)
-            if whole == int(whole):
-                return int(whole)
-        return annotation(text)
+            if whole != int(whole):
+                raise ValueError
+            return int(whole)
+        value = annotation(text)
+        if annotation is float and not math.isfinite(value):
+            raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not {_type_name(annotation)}") from None
+        raise ValueError(f"{text!r} is not {_words(annotation)}") from None
+    return value
+
+
+def _words(annotation: Any) -> str:
+    """Return what a value of the type is called in an error."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(map(_words, arguments))
+    if origin is tuple:
+        return f"a {_type_name(annotation)}"
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "none",
+    }
+    return words.get(annotation) or _type_name(annotation)
 
 
 def _type_name(annotation: Any) -> str:
@@ -296,5 +334,7 @@ def _type_name(annotation: Any) -> str:
     if origin is types.UnionType or origin is typing.Union:
         return "|".join(_type_name(a) for a in arguments)
     if origin is tuple:
+        if arguments[-1] is not Ellipsis:
+            return f"list of {len(arguments)}: {', '.join(map(_type_name, arguments))}"
         return f"list of {_type_name(arguments[0])}"
     return str(getattr(annotation, "__name__", annotation))

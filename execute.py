@@ -1,0 +1,70 @@
+"""Pick a job config and run it: `python execute.py` asks; with options it does not."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.config.console import Debug, one_line_errors
+from trainer.launch import picker
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@one_line_errors
+def execute(
+    list_configs: Annotated[
+        bool, typer.Option("--list", help="List the job configs and leave.")
+    ] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run on this machine, without asking where.")
+    ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="The config: a name of --list, or a .cnf file."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Run without asking where or whether.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the effective config and what would run; leave."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
+    ] = False,
+    run_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The run folder; default: made in job_dir.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Pick a job config and run it, from training to the product search.
+
+    Without options it asks. `--local --config NAME --yes` runs without a question.
+    """
+    console = Console()
+    if list_configs:
+        picker.show_choices(picker.find_configs(picker.configs_folder()), console)
+        return
+    picked = picker.pick(
+        console, name=config, local=local, overrides=overrides or [], sure=yes or dry_run
+    )
+    if picked is None:
+        console.print("Nothing was run.")
+    elif dry_run:
+        picker.show_plan(picked.config, console)
+    else:
+        from trainer.launch import job  # here, since it brings TensorFlow
+
+        job.run(picked.config, fresh=fresh, run_dir=run_dir)
+
+
+if __name__ == "__main__":
+    app()

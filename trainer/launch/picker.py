@@ -1,0 +1,291 @@
+"""Picking a job config: from numbered groups in the terminal, or by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.config import JobConfig, UserError, cnf, nearest
+from trainer.config.registry import PACKAGE
+
+REMOTE = "remote jobs are not part of this version; available: local (answer l, or give --local)"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A config file that can be picked."""
+
+    group: str  #: folder below the configs' folder, "" for the folder itself
+    name: str  #: file name without `.cnf`
+    path: Path
+    about: tuple[str, str]  #: model and loss, or ("", what is wrong with the file)
+
+    @property
+    def full_name(self) -> str:
+        """`group/name`, which no other config has."""
+        return f"{self.group}/{self.name}" if self.group else self.name
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What the questions, or the options in their place, came to."""
+
+    config: JobConfig
+    path: Path
+
+
+def configs_folder() -> Path:
+    """Return `job_configs` of the working folder, else the one beside the `trainer` package."""
+    here = Path("job_configs")
+    return here if here.is_dir() else PACKAGE.parent / "job_configs"
+
+
+def find_configs(folder: Path) -> list[Choice]:
+    """Return the configs below `folder`: its own first, then folder by folder, by name.
+
+    Raises:
+        UserError: there is no such folder, or no config in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder of job configs")
+    found = []
+    for path in folder.rglob("*.cnf"):
+        parent = path.parent.relative_to(folder).as_posix()
+        found.append(Choice("" if parent == "." else parent, path.stem, path, _about(path)))
+    if not found:
+        raise UserError(f"{folder}: no .cnf file in it")
+    return sorted(found, key=lambda choice: (choice.group, choice.name))
+
+
+def find(name: str, choices: Iterable[Choice]) -> Path:
+    """Return the file that a name stands for.
+
+    Args:
+        name: the path of a file, or the name of one of `choices`, as `name` or `folder/name`,
+            with or without `.cnf`.
+        choices: the known configs.
+
+    Raises:
+        UserError: nothing or more than one thing has that name.
+    """
+    if name.endswith(".cnf") and Path(name).is_file():
+        return Path(name)
+    choices = list(choices)
+    plain = name.removesuffix(".cnf").removeprefix("job_configs/")
+    exact = [choice for choice in choices if choice.full_name == plain]
+    matches = exact or [choice for choice in choices if choice.name == plain]
+    if len(matches) > 1:
+        names = ", ".join(choice.full_name for choice in matches)
+        raise UserError(f"{name!r} may be any of {names}; give it with its folder")
+    if matches:
+        return matches[0].path
+    if Path(name).exists():
+        return Path(name)
+    known = {c.name: c.full_name for c in choices} | {c.full_name: c.full_name for c in choices}
+    raise UserError(f"no config {name!r}{nearest(plain, known, 'there are')}")
+
+
+def show_choices(choices: Sequence[Choice], console: Console) -> None:
+    """Print the configs in numbered groups, one group a folder."""
+    names = max(len(choice.name) for choice in choices)
+    models = max(len(choice.about[0]) for choice in choices)
+    digits = len(str(len(choices)))
+    group = None
+    for number, choice in enumerate(choices, start=1):
+        if choice.group != group:
+            group = choice.group
+            console.print()
+            console.print(Text(group or "job_configs", "bold"))
+        model, rest = choice.about
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"  {number:>{digits}}", "cyan")
+        line.append(f"  {choice.name:<{names}}")
+        if model:
+            line.append(f"  {model:<{models}}  {rest}", "dim")
+        else:
+            line.append(f"  {rest}", "red")
+        console.print(line)
+
+
+def show_config(config: JobConfig, path: Path, console: Console) -> None:
+    """Print what a config sets, each key with the place it comes from."""
+    values = config.to_dict()
+    table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
+    for key, value in values.items():
+        origin = config.origin(key)
+        if origin == "default" and key not in _ALWAYS:
+            continue
+        # The file is named above the table: its lines do.
+        note = f"line {origin.rsplit(':', 1)[-1]}" if origin.startswith(f"{path}:") else origin
+        table.add_row(Text(key, "cyan"), Text(cnf.plain_text(value)), Text(note, "dim"))
+    console.print()
+    console.print(Text(str(path), "bold"))
+    console.print(table)
+    rest = len(values) - table.row_count
+    console.print(Text(f"  and {rest} keys at their defaults (--dry-run shows them all)", "dim"))
+
+
+def show_plan(config: JobConfig, console: Console) -> None:
+    """Print the whole effective config, and in one line what running it would do."""
+    console.print(config.to_cnf(origins=True), end="", markup=False, highlight=False)
+    epochs = config.train_epochs
+    length = f"{config.steps} steps" if epochs is None else f"{epochs:g} epochs"
+    console.print(
+        f"# would train {config.model_id} with {config.loss} for {length} on {config.dataset} "
+        f"in {config.data_path or 'the working folder'}, and write a run folder in "
+        f"{config.job_dir}; nothing was run",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def pick(
+    console: Console,
+    *,
+    name: str | None = None,
+    local: bool = False,
+    overrides: Sequence[str] = (),
+    sure: bool = False,
+    folder: Path | None = None,
+    ask: Callable[[str], str] | None = None,
+) -> Picked | None:
+    """Ask what to run, leaving out the questions that are already answered.
+
+    Args:
+        console: where questions and lists are printed.
+        name: the config, instead of asking for it.
+        local: run here, instead of asking where.
+        overrides: `key=value` texts that win over the config.
+        sure: do not ask whether to run it, nor where.
+        folder: the folder of configs; default :func:`configs_folder`.
+        ask: prints a prompt and returns the answer; default: the terminal.
+
+    Returns:
+        The checked config, or None if the answer was to leave it.
+
+    Raises:
+        UserError: a question is open and there is no terminal to ask on; remote was chosen; or
+            the config that `name` stands for is wrong.
+    """
+    if ask is None:
+        _need_terminal(name, sure)
+        ask = _terminal(console)
+    try:
+        if not local and not sure:
+            _ask_where(ask, console)
+        if name is None:
+            choices = find_configs(folder or configs_folder())
+            show_choices(choices, console)
+            console.print()
+            picked = _ask_which(choices, overrides, ask, console)
+        else:
+            path = Path(name)
+            if path.suffix != ".cnf" or not path.is_file():
+                path = find(name, find_configs(folder or configs_folder()))
+            picked = Picked(JobConfig.load(path, overrides), path)
+        if not sure:
+            show_config(picked.config, picked.path, console)
+            console.print()
+            _ask_sure(ask, console)
+    except _Leave:
+        return None
+    return picked
+
+
+class _Leave(Exception):
+    """The answer was to leave."""
+
+
+def _need_terminal(name: str | None, sure: bool) -> None:
+    if sys.stdin is not None and sys.stdin.isatty():
+        return
+    if name is None:
+        raise UserError(
+            "no config is named and there is no terminal to ask on; give --config NAME "
+            "(--list shows the names)"
+        )
+    if not sure:
+        raise UserError("there is no terminal to ask on; add --yes to run without being asked")
+
+
+def _terminal(console: Console) -> Callable[[str], str]:
+    def ask(prompt: str) -> str:
+        try:
+            return console.input(prompt)
+        except EOFError:
+            console.print()
+            raise _Leave from None
+        except KeyboardInterrupt:
+            console.print()
+            raise
+
+    return ask
+
+
+def _answer(ask: Callable[[str], str], prompt: str) -> str:
+    answer = ask(prompt).strip()
+    if answer.lower() in ("q", "quit", "exit"):
+        raise _Leave
+    return answer
+
+
+def _ask_where(ask: Callable[[str], str], console: Console) -> None:
+    while True:
+        answer = _answer(ask, "Run it [b]l[/b]ocally or [b]r[/b]emotely? \\[l] ").lower()
+        if answer in ("", "l", "local", "locally"):
+            return
+        if answer in ("r", "remote", "remotely"):
+            raise UserError(REMOTE)
+        console.print("Answer l (local) or r (remote), or q to quit.", style="yellow")
+
+
+def _ask_which(
+    choices: Sequence[Choice],
+    overrides: Sequence[str],
+    ask: Callable[[str], str],
+    console: Console,
+) -> Picked:
+    while True:
+        answer = _answer(ask, f"Which config? 1-{len(choices)} or a name, q to quit: ")
+        if not answer:
+            continue
+        try:
+            if answer.isdecimal():
+                if not 1 <= int(answer) <= len(choices):
+                    raise UserError(f"there is no number {answer}; 1 to {len(choices)} are there")
+                path = choices[int(answer) - 1].path
+            else:
+                path = find(answer, choices)
+            return Picked(JobConfig.load(path, overrides), path)
+        except UserError as error:
+            console.print(Text(str(error), "yellow"), soft_wrap=True)
+
+
+def _ask_sure(ask: Callable[[str], str], console: Console) -> None:
+    while True:
+        answer = _answer(ask, "Run it? \\[Y/n] ").lower()
+        if answer in ("", "y", "yes"):
+            return
+        if answer in ("n", "no"):
+            raise _Leave
+        console.print("Answer y or n.", style="yellow")
+
+
+#: Shown with a chosen config even at their defaults: what the job is made of.
+_ALWAYS = ("optimizer", "dataset", "data_path", "sampler", "augment", "schedule", "index")
+
+
+def _about(path: Path) -> tuple[str, str]:
+    try:
+        given = cnf.read(path)
+    except UserError as error:
+        return "", str(error).removeprefix(f"{path}:").strip()
+    model, loss = (str(given[key].value) if key in given else "-" for key in ("model_id", "loss"))
+    return model, loss
