@@ -1,0 +1,33 @@
+"""Losses over embeddings, by name: `get("triplet_semihard", margin=0.2)`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import registry
+
+if TYPE_CHECKING:
+    import keras
+
+
+def get(name: str, **parameters: Any) -> keras.losses.Loss:
+    """Build the loss registered as `name`.
+
+    Args:
+        name: one of `trainer.config.registry.components("loss")`.
+        **parameters: the loss's keyword parameters; those not named keep their defaults.
+
+    Returns:
+        A `keras.losses.Loss`: `loss(labels, embeddings)` is a scalar. Losses marked
+        `takes="labels"` want integer labels (B,) and embeddings (B, D); those marked
+        `takes="triplets"` want embeddings (T, 3, D) in the order anchor, positive, negative, and
+        look at the labels not at all.
+
+    Raises:
+        UserError: no such loss, no such parameter, or a value of the wrong type.
+        ValueError: a value out of its range.
+
+    >>> get("triplet_semihard", margin=0.2).margin
+    0.2
+    """
+    return registry.get("loss", name).build(**parameters)

@@ -1,0 +1,119 @@
+"""What all losses share: checked shapes, exact labels, precision, the mean, and their config."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class EmbeddingLoss(keras.losses.Loss):
+    """A scalar loss over the embeddings of one batch.
+
+    It differs from other Keras losses in three ways, all of them on purpose. Labels keep their
+    integer type: Keras casts them to float32, in which labels above 2^24 merge. Embeddings in
+    float16 or bfloat16 are computed with in float32. And the result is the mean over exactly the
+    batch that was passed: it is not divided by the number of replicas of a distribution strategy.
+
+    A subclass names its parameters as keyword-only arguments of `__init__` and keeps each in an
+    attribute of the same name; that is also what makes up its config.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name=name, reduction="none")
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the scalar loss of embeddings `y_pred` with labels `y_true`.
+
+        Raises:
+            ValueError: the shapes or types do not fit, or `sample_weight` was given: a weight per
+                image has no one meaning for pairs and triplets.
+        """
+        if sample_weight is not None:
+            raise ValueError(f"{type(self).__name__} takes no sample_weight")
+        embeddings = ops.convert_to_tensor(y_pred)
+        dtype = "float64" if keras.backend.standardize_dtype(embeddings.dtype) == "float64" else ""
+        embeddings = ops.cast(embeddings, dtype or "float32")
+        with keras.name_scope(self.name):
+            return self._checked(y_true, embeddings)
+
+    def _checked(self, y_true: Any, embeddings: Any) -> Any:
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the parameters and the name, from which an equal loss can be made."""
+        return {name: getattr(self, name) for name in _parameters(type(self))} | {"name": self.name}
+
+
+class TripletLoss(EmbeddingLoss):
+    """A loss over explicit triplets: embeddings (T, 3, D) in the order anchor, positive, negative.
+
+    Labels are ignored and may be anything, None included.
+    """
+
+    def _checked(self, y_true: Any, embeddings: Any) -> Any:
+        shape = embeddings.shape
+        if len(shape) != 3 or shape[1] not in (3, None):
+            raise ValueError(
+                f"{type(self).__name__} takes embeddings (T, 3, D): anchor, positive, negative; "
+                f"got shape {tuple(shape)}"
+            )
+        return self.call(y_true, embeddings)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Hand anchors, positives and negatives, (T, D) each, to :meth:`of_triplets`."""
+        return self.of_triplets(y_pred[:, 0], y_pred[:, 1], y_pred[:, 2])
+
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return the scalar loss: the formula of the subclass."""
+        raise NotImplementedError
+
+
+class LabelLoss(EmbeddingLoss):
+    """A loss over a labelled batch: integer labels (B,) and embeddings (B, D)."""
+
+    def _checked(self, y_true: Any, embeddings: Any) -> Any:
+        labels = ops.convert_to_tensor(y_true)
+        name = type(self).__name__
+        if len(embeddings.shape) != 2:
+            raise ValueError(f"{name} takes embeddings (B, D); got shape {tuple(embeddings.shape)}")
+        if len(labels.shape) == 2 and labels.shape[1] == 1:
+            labels = ops.squeeze(labels, axis=1)
+        if len(labels.shape) != 1 or _differ(labels.shape[0], embeddings.shape[0]):
+            raise ValueError(
+                f"{name} takes one label for each embedding; got labels "
+                f"{tuple(labels.shape)} for embeddings {tuple(embeddings.shape)}"
+            )
+        if "int" not in keras.backend.standardize_dtype(labels.dtype):
+            raise ValueError(f"{name} takes integer labels; got {labels.dtype}")
+        return self.call(labels, embeddings)
+
+
+def mean(total: Any, count: Any) -> Any:
+    """Divide `total` by `count`; with a count of 0, return 0 with a zero gradient.
+
+    `total` must itself be a sum over no more than `count` terms, so that it is 0 when count is.
+    """
+    return total / ops.maximum(ops.cast(count, total.dtype), 1)
+
+
+def at_least(name: str, value: float, low: float, *, strictly: bool = False) -> float:
+    """Return `value` if it is not below `low` (with `strictly`: if it is above).
+
+    Raises:
+        ValueError: it is below, or not a number.
+    """
+    if not (value > low if strictly else value >= low):
+        raise ValueError(f"{name}={value} must be {'above' if strictly else 'at least'} {low:g}")
+    return value
+
+
+def _parameters(loss: type) -> list[str]:
+    words = inspect.signature(loss).parameters.values()
+    return [word.name for word in words if word.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _differ(left: int | None, right: int | None) -> bool:
+    return left is not None and right is not None and left != right
