@@ -130,22 +130,26 @@ class L2Normalize(keras.layers.Layer):
 class Dropout(keras.layers.Layer):
     """Zero a share of the inputs while training, and scale up the others to make up for it.
 
-    Unlike `keras.layers.Dropout`, the path of its random state depends on the layer's name alone.
-    Keras numbers that state by how many were made before in the process, so a checkpoint that goes
-    by variable paths could not be read by another process.
+    It differs from `keras.layers.Dropout` in two ways:
+
+    - The noise is drawn for the global batch, of which each replica takes its rows: N replicas
+      drop what one device drops. (In Keras all replicas share one pattern.)
+    - The path of the random state depends on the layer's name alone. Keras numbers that state by
+      how many were made before in the process, so that a checkpoint which goes by variable paths
+      could not be read by another process.
 
     Args:
-        rate: share of the inputs set to zero, 0..1.
+        rate: share of the inputs set to zero, at least 0, below 1.
         seed: start of the random state; drawn from Keras' global seed if None.
 
     Raises:
-        ValueError: `rate` is not within 0..1.
+        ValueError: `rate` is out of range.
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 <= rate <= 1:
-            raise ValueError(f"dropout must be within 0..1, not {rate}")
+        if not 0 <= rate < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {rate}")
         self.rate = float(rate)
         self.seed = seed
 
@@ -156,10 +160,28 @@ class Dropout(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training or self.rate == 0:
             return inputs
-        return keras.random.dropout(inputs, self.rate, seed=self.random)
+        replica, replicas = _replica()
+        rows, *rest = ops.shape(inputs)
+        noise = keras.random.uniform((replicas * rows, *rest), seed=self.random)
+        if replicas > 1:
+            noise = noise[replica * rows : (replica + 1) * rows]
+        keep = ops.cast(noise >= self.rate, inputs.dtype)
+        return inputs * keep / (1.0 - self.rate)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+def _replica() -> tuple[Any, int]:
+    """Return the number of the replica that runs this code, and how many there are."""
+    if keras.backend.backend() != "tensorflow":
+        return 0, 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return 0, 1
+    return context.replica_id_in_sync_group, context.num_replicas_in_sync

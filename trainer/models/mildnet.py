@@ -19,7 +19,7 @@ from trainer.models.trunks.assemble import build_trunk, parse_trunk
     defaults={
         "trunk": "vgg16",
         "weights": "imagenet",
-        "frozen": "block3_conv3",
+        "frozen": 10,
         "hidden": (2048,),
         "embedding_dim": 2048,
         "embedding_activation": "relu",
@@ -32,7 +32,7 @@ from trainer.models.trunks.assemble import build_trunk, parse_trunk
     defaults={
         "trunk": "vgg19",
         "weights": "imagenet",
-        "frozen": "block3_conv3",
+        "frozen": 10,
         "hidden": (2048,),
         "embedding_dim": 2048,
         "embedding_activation": "relu",

@@ -1,0 +1,1 @@
+"""Exported models: written as a SavedModel, loaded again to embed pictures."""

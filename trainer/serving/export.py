@@ -1,0 +1,163 @@
+"""Export of an embedding model as a SavedModel that plain TensorFlow can run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from trainer.config import UserError
+from trainer.data.decode import decode, resize, shrink, to_uint8
+
+#: What an exported folder says about itself. TensorFlow Serving leaves `assets.extra` alone.
+CARD = Path("assets.extra") / "mildnet.json"
+FORMAT = 1
+
+
+def export(
+    model: keras.Model,
+    folder: str | Path,
+    *,
+    image_size: int | None = None,
+    precision: Literal["float32", "model"] = "float32",
+) -> Path:
+    """Write `model` to `folder` as a SavedModel that needs none of this library.
+
+    Signatures, each with the output `embedding`, float32 (B, D):
+
+    - `serving_default`: `image_bytes`, string (B,): encoded pictures (JPEG, PNG, GIF, BMP);
+    - `images`: `images`, float32 (B, H, W, 3), RGB 0..255; any other size than the model's is
+      rounded to whole numbers and resized as a decoded file would be;
+    - `images_uint8`: the same for `images` as uint8.
+
+    Decoding and resizing are those of training and evaluation; B may be 0. The folder is written
+    under another name and renamed when complete, so it never holds half a model.
+
+    Args:
+        model: images (B, S, S, 3) float 0..255 -> embeddings (B, D). It is not changed.
+        folder: where to write. An earlier export is replaced; other folders are left alone.
+        image_size: height and width in pixels that pictures are resized to; by default the
+            model's input size.
+        precision: `float32` serves a model trained in mixed precision in float32, since few CPUs
+            compute in 16 bits at any speed; `model` keeps the types it was trained with.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        UserError: `folder` exists and is not an export, or cannot be written.
+        ValueError: `image_size` is not the model's.
+    """
+    folder = Path(folder)
+    size = model.input_shape[1] if image_size is None else image_size
+    if size is None or model.input_shape[1:3] not in ((size, size), (None, None)):
+        raise ValueError(f"the model takes pictures of {model.input_shape[1:3]}, not {size}")
+    if folder.exists() and not (folder / CARD).is_file() and not _is_empty(folder):
+        raise UserError(f"{folder} exists and is not an exported model: choose another folder")
+    module = _Exported(_plain_copy(model, precision), size)
+    card = {
+        "format": FORMAT,
+        "image_size": size,
+        "embedding_dim": int(model.output_shape[-1]),
+        "model": model.name,
+    }
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        tf.saved_model.save(module, str(part), signatures=module.signatures())
+        # The sizes let a reader tell a folder that was copied in part from a whole one.
+        sizes = {str(p.relative_to(part)): p.stat().st_size for p in _files(part)}
+        (part / CARD).parent.mkdir()
+        (part / CARD).write_text(json.dumps({**card, "files": sizes}, indent=2), encoding="utf-8")
+        _replace(part, folder)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"cannot write the exported model to {folder}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+class _Exported(tf.Module):
+    """The functions of the SavedModel and the variables they use."""
+
+    def __init__(self, model: keras.Model, size: int) -> None:
+        super().__init__(name="mildnet")
+        self.variables_used = [variable.value for variable in model.weights]
+        pixels = tf.TensorSpec((size, size, 3), tf.uint8)
+
+        def embed(images: Any) -> dict[str, Any]:
+            images = tf.ensure_shape(tf.cast(images, tf.float32), (None, size, size, 3))
+            return {"embedding": model(images, training=False)}
+
+        def from_bytes(image_bytes: Any) -> dict[str, Any]:
+            return embed(
+                tf.map_fn(lambda one: decode(one, size), image_bytes, fn_output_signature=pixels)
+            )
+
+        def fit(images: Any) -> Any:
+            return tf.map_fn(
+                lambda one: to_uint8(resize(shrink(one, size), size)),
+                to_uint8(images),
+                fn_output_signature=pixels,
+            )
+
+        def from_images(images: Any) -> dict[str, Any]:
+            fits = tf.reduce_all(tf.shape(images)[1:3] == size)
+            # Pictures of the right size are not rounded: the model takes fractions.
+            return embed(tf.cond(fits, lambda: images, lambda: tf.cast(fit(images), images.dtype)))
+
+        self.from_bytes = tf.function(
+            from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")]
+        )
+        self.from_floats = tf.function(
+            from_images,
+            input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32, "images")],
+        )
+        self.from_uint8 = tf.function(
+            from_images, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
+        )
+
+    def signatures(self) -> dict[str, Any]:
+        return {
+            "serving_default": self.from_bytes,
+            "images": self.from_floats,
+            "images_uint8": self.from_uint8,
+        }
+
+
+def _plain_copy(model: keras.Model, precision: str) -> keras.Model:
+    """Return a copy whose variables belong to no distribution strategy, in the wanted precision."""
+    copy = model.__class__.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    if precision == "float32":
+        for layer in copy._flatten_layers():
+            layer.dtype_policy = "float32"
+    return copy
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Put `part` in the place of `folder`, which is lost only once `part` stands there."""
+    if not folder.exists():
+        part.rename(folder)
+        return
+    old = part.with_suffix(".old")
+    folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
