@@ -253,7 +253,9 @@ def _merge(given: Mapping[str, Given], overrides: Iterable[str]) -> dict[str, Gi
         key, value = cnf.parse_override(text)
         key = ALIASES.get(key, key)
         if value.value is None:
-            merged[key] = Given(_DEFAULT, value.origin)
+            # Kept where it takes nothing back, so that a misspelt name is still refused.
+            if merged.pop(key, None) is None:
+                merged[key] = Given(_DEFAULT, value.origin)
             continue
         merged[key] = value
         if key in ("steps", "train_epochs") and not _is_none(value):
@@ -283,7 +285,7 @@ class _Resolver:
     def config(self, name: str) -> JobConfig:
         self._flat_keys()
         self._choose_components()
-        self._check_key_names()
+        self._check_parameter_names()
         training = self._training()
         parameters = {prefix: self._parameters(prefix) for prefix in self.chosen}
         return JobConfig(
@@ -295,15 +297,19 @@ class _Resolver:
         )
 
     def _flat_keys(self) -> None:
-        for key, parameter in options.parameters_of(JobConfig).items():
-            given = self._take(key)
-            if given is not None:
-                with _located(given.origin, key):
-                    self.values[key] = _checked(
-                        parameter, options.parse(JobConfig, key, given.value)
-                    )
-            else:
+        parameters = options.parameters_of(JobConfig)
+        # Names first: a needed key is more likely misspelt than forgotten.
+        for key, given in self.given.items():
+            if "." not in key and key not in parameters:
+                raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
+        for key, parameter in parameters.items():
+            taken = self._take(key)
+            if taken is None:
                 self.values[key] = parameter.default
+                continue
+            with _located(taken.origin, key):
+                value = options.parse(JobConfig, key, taken.value)
+                self.values[key] = _checked(parameter, value)
         for key, setting in (("data_path", "MILDNET_DATA_PATH"), ("job_dir", "MILDNET_JOB_DIR")):
             if key not in self.origins and self.settings.get(setting):
                 self.values[key] = self.settings.get(setting)
@@ -311,10 +317,8 @@ class _Resolver:
         if self.values["train_epochs"] is None and self.values["steps"] is None:
             self.values["train_epochs"] = DEFAULT_EPOCHS
         for key in ("model_id", "loss"):
-            # Unknown keys first: `model_id` is more likely misspelt than forgotten.
             if not self.values[key]:
-                self._check_key_names()
-                raise UserError(f"{self.source}: {key} is missing; set it, such as {_EXAMPLE[key]}")
+                raise UserError(f"{self._at(key)}{key} is missing; set it, such as {_EXAMPLE[key]}")
 
     def _take(self, key: str) -> Given | None:
         given = self.given.get(key)
@@ -338,7 +342,7 @@ class _Resolver:
             values["sampler"] = of_triplets if takes == "triplets" else "classes_per_batch"
         self._choose("sampler")
         gives = self.chosen["sampler"].tags.get("gives", "labels")
-        if takes != gives and self.chosen["sampler"].module and self.chosen["loss"].module:
+        if takes != gives:
             key = "sampler" if "sampler" in self.origins else "loss"
             fitting = [
                 name
@@ -359,52 +363,38 @@ class _Resolver:
         self.chosen[kind] = self._get(kind, self.values[key], key)
 
     def _get(self, kind: str, name: str, key: str) -> Component:
-        if not registry.components(kind):
-            return Component(kind, name, "", "", "", {})
         try:
             return registry.get(kind, name)
         except UserError as error:
             name_key = "" if key == kind else f"{key}: "
             raise UserError(f"{self._at(key)}{name_key}{error}") from None
 
-    def _check_key_names(self) -> None:
-        flat = options.parameters_of(JobConfig)
+    def _check_parameter_names(self) -> None:
         for key, given in self.given.items():
             prefix, dot, name = key.rpartition(".")
             if not dot:
-                if key not in flat:
-                    raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
-            elif prefix == "train":
-                train = options.parameters_of(TrainOptions)
-                if name not in train:
-                    raise UserError(
-                        f"{given.origin}: unknown key {key!r}"
-                        + _nearest_parameter(name, prefix, train, "the training options are")
-                    )
-            elif prefix in self.chosen:
-                component = self.chosen[prefix]
-                if name not in component.parameters:
-                    raise UserError(
-                        f"{given.origin}: unknown key {key!r}"
-                        + _nearest_parameter(
-                            name,
-                            prefix,
-                            component.parameters,
-                            f"{component.kind} {component.name!r} takes",
-                        )
-                    )
-            elif prefix.startswith("tracker.") and prefix[8:] in registry.components("tracker"):
-                # A tracker that is off keeps its parameters, so that it can be turned on again.
-                tracker = registry.get("tracker", prefix[8:])
-                if name not in tracker.parameters:
-                    raise UserError(
-                        f"{given.origin}: unknown key {key!r}"
-                        + _nearest_parameter(
-                            name, prefix, tracker.parameters, f"tracker {tracker.name!r} takes"
-                        )
-                    )
-            else:
+                continue
+            known = self._known_below(prefix)
+            if known is None:
                 raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
+            names, lead = known
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+                hint = f"did you mean '{prefix}.{close[0]}'?" if close else lead + ", ".join(names)
+                raise UserError(f"{given.origin}: unknown key {key!r}; {hint}")
+
+    def _known_below(self, prefix: str) -> tuple[list[str], str] | None:
+        """Return the names that may follow `prefix`, and the words that introduce the list."""
+        if prefix == "train":
+            return list(options.parameters_of(TrainOptions)), "the training options are: "
+        component = self.chosen.get(prefix)
+        if prefix.startswith("tracker."):
+            # A tracker that is off keeps its keys in the file, so that it can be turned on again.
+            component = registry.components("tracker").get(prefix.removeprefix("tracker."))
+        if component is None:
+            return None
+        takes = "takes: " if component.parameters else "takes no parameters"
+        return list(component.parameters), f"{component.kind} {component.name!r} {takes}"
 
     def _nearest(self, key: str) -> str:
         known = [*options.parameters_of(JobConfig), *ALIASES]
@@ -497,14 +487,6 @@ def _checked(parameter: Parameter, value: Any) -> Any:
     if again != value or type(again) is not type(value):
         raise ValueError(f"{value!r} cannot be written in a config")
     return value
-
-
-def _nearest_parameter(name: str, prefix: str, known: Iterable[str], lead: str) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{prefix}.{close[0]}'?"
-    return f"; {lead}: {', '.join(known) or 'no parameters'}"
 
 
 def _key_in(message: str, prefix: str, parameters: Iterable[str]) -> str | None:

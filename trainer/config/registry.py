@@ -246,7 +246,7 @@ def _convert(value: Any, annotation: Any) -> Any:
         for choice in arguments:
             if (type(value), value) == (type(choice), choice) or value == str(choice):
                 return choice
-        raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}")
+        raise ValueError(f"{_shown(value)} is not one of {', '.join(map(str, arguments))}")
     if origin is tuple or annotation is tuple:
         return _convert_tuple(value, arguments or (str, ...), annotation)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
@@ -254,9 +254,9 @@ def _convert(value: Any, annotation: Any) -> Any:
     if isinstance(value, str) and annotation is not str:
         return _from_text(value, annotation)
     if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
-        raise ValueError(f"{value!r} is not {_words(annotation)}")
+        raise ValueError(f"{_shown(value)} is not {_words(annotation)}")
     if annotation is float and not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{_shown(value)} is not a finite number")
     return value
 
 
@@ -271,14 +271,14 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], annotation: Any) -> A
                 return _convert(value, choice)
             except ValueError:
                 continue
-    raise ValueError(f"{value!r} is not {_words(annotation)}")
+    raise ValueError(f"{_shown(value)} is not {_words(annotation)}")
 
 
 def _convert_tuple(value: Any, items: tuple[Any, ...], annotation: Any) -> tuple[Any, ...]:
     if isinstance(value, str):
         value = [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r} is not {_words(annotation)}")
+        raise ValueError(f"{_shown(value)} is not {_words(annotation)}")
     if items[-1] is Ellipsis:
         items = items[:1] * len(value)
     if len(value) != len(items):
@@ -290,7 +290,7 @@ def _from_text(text: str, annotation: Any) -> Any:
     if annotation is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if text.lower() not in words:
-            raise ValueError(f"{text!r} is not true or false")
+            raise ValueError(f"{_shown(text)} is not true or false")
         return words[text.lower()]
     try:
         if annotation is int and "e" in text.lower():
@@ -302,8 +302,13 @@ def _from_text(text: str, annotation: Any) -> Any:
         if annotation is float and not math.isfinite(value):
             raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not {_words(annotation)}") from None
+        raise ValueError(f"{_shown(text)} is not {_words(annotation)}") from None
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _words(annotation: Any) -> str:
