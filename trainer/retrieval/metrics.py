@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.retrieval.ranking import RankBlock, Ranking, Similarity
+from trainer.retrieval.vectors import check_embeddings, check_ids
 
 #: The first match counts for `shifted_reciprocal_rank` up to this rank.
 SHIFTED_LIMIT = 1000
@@ -116,7 +117,9 @@ def evaluate(
         UserError: shapes that do not fit, values that are not finite, labels of another type,
             no query or no gallery, or no query with a relevant item.
     """
-    embeddings = _check_embeddings(embeddings, similarity)
+    if similarity not in ("cosine", "dot", "euclidean"):
+        raise UserError(f"similarity {similarity!r} is not one of cosine, dot, euclidean")
+    embeddings = check_embeddings(embeddings)
     count = len(embeddings)
     codes = _check_labels(labels, count)
     ks = _check_ks(ks)
@@ -226,50 +229,10 @@ def _by_group(
     }
 
 
-def _check_embeddings(embeddings: np.ndarray, similarity: str) -> np.ndarray:
-    if similarity not in ("cosine", "dot", "euclidean"):
-        raise UserError(f"similarity {similarity!r} is not one of cosine, dot, euclidean")
-    embeddings = np.asarray(embeddings)
-    if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
-        raise UserError(
-            f"embeddings are {embeddings.dtype} of shape {embeddings.shape}: a table of numbers "
-            "(images, dimensions) is needed"
-        )
-    if not embeddings.size:
-        raise UserError(f"embeddings are empty: shape {embeddings.shape}")
-    # A narrower or wider float is brought to float32 once; float32 is used where it lies.
-    with np.errstate(over="ignore"):
-        embeddings = np.ascontiguousarray(embeddings, np.float32)
-    largest = 0.0
-    for low in range(0, len(embeddings), 4096):
-        part = embeddings[low : low + 4096]
-        size = float(np.abs(part).max())
-        if not np.isfinite(size):
-            row = low + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
-            raise UserError(
-                f"embeddings row {row} holds NaN or infinity (in float32): the model that made it "
-                "has diverged, or its input was broken"
-            )
-        largest = max(largest, size)
-    if largest**2 * embeddings.shape[1] * 8 > float(np.finfo(np.float32).max):
-        raise UserError(
-            f"embeddings reach {largest:.3g}, too large for similarities in float32: scale them"
-        )
-    return embeddings
-
-
 def _check_labels(labels: np.ndarray | Sequence[int] | Sequence[str], count: int) -> np.ndarray:
-    array = np.asarray(labels)
+    array = check_ids(labels, "labels")
     if array.shape != (count,):
         raise UserError(f"labels have shape {array.shape}: one per embedding is needed, ({count},)")
-    if array.dtype.kind == "O":
-        kinds = {type(label) for label in array.tolist()}
-        if kinds == {str}:
-            array = array.astype(str)
-        elif kinds == {int}:
-            array = array.astype(np.int64)
-    if array.dtype.kind not in "iuU":
-        raise UserError(f"labels are {array.dtype}: integers or strings are needed")
     return np.unique(array, return_inverse=True)[1]
 
 

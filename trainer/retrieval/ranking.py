@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from trainer.retrieval.vectors import CHUNK, normalise
+
 Similarity = Literal["cosine", "dot", "euclidean"]
 
 
@@ -115,8 +117,8 @@ class Ranking:
     def _prepare_gallery(self, gallery: np.ndarray) -> np.ndarray:
         width = self._embeddings.shape[1] + (self._similarity == "euclidean")
         prepared = np.empty((len(gallery), width), np.float32)
-        for low in range(0, len(gallery), 4096):
-            rows = gallery[low : low + 4096]
+        for low in range(0, len(gallery), CHUNK):
+            rows = gallery[low : low + CHUNK]
             self._fill(prepared[low : low + len(rows)], rows, query=False)
         return prepared
 
@@ -126,8 +128,7 @@ class Ranking:
         target = out[:, :dim]
         np.take(self._embeddings, rows, axis=0, out=target, mode="clip")
         if self._similarity == "cosine":
-            norms = np.sqrt(np.einsum("ij,ij->i", target, target, dtype=np.float64))
-            target /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None].astype(np.float32)
+            normalise(target)
         elif self._similarity == "euclidean":
             # -|q - g|^2 orders like 2 q.g - |g|^2: one more column carries the second term.
             target -= self._offset
@@ -227,8 +228,8 @@ def _copies(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _centre(embeddings: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Return the gallery's mean: distances from there lose fewer digits than from the origin."""
     total = np.zeros(embeddings.shape[1], np.float64)
-    for low in range(0, len(gallery), 4096):
-        total += embeddings[gallery[low : low + 4096]].sum(axis=0, dtype=np.float64)
+    for low in range(0, len(gallery), CHUNK):
+        total += embeddings[gallery[low : low + CHUNK]].sum(axis=0, dtype=np.float64)
     return (total / len(gallery)).astype(np.float32)
 
 

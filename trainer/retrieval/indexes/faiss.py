@@ -1,0 +1,268 @@
+"""Indexes of FAISS: exact, graph, and inverted lists with product quantisation."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from trainer.config import UserError, register
+from trainer.retrieval.indexes.base import Index
+
+log = logging.getLogger(__name__)
+
+#: FAISS's own advice: training vectors per centroid below which clusters get poor.
+POINTS_PER_CENTROID = 39
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "this index needs FAISS: pip install 'mildnet[cpu]', or 'mildnet[gpu]' with a GPU"
+        ) from None
+    return faiss
+
+
+class _FaissIndex(Index):
+    """What FAISS's indexes share; subclasses make an empty, trained one."""
+
+    filename = "index.faiss"
+    #: Whether FAISS has a GPU form of this index.
+    on_gpu = False
+
+    @abstractmethod
+    def _make(self, embeddings: np.ndarray) -> Any:
+        """Return an empty FAISS index, trained on the embeddings if it needs that."""
+
+    def _metric(self) -> int:
+        faiss = _faiss()
+        return faiss.METRIC_L2 if self.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
+
+    def _build(self, embeddings: np.ndarray) -> None:
+        made = self._make(embeddings)
+        made.add(embeddings)
+        self._index = self._placed(made)
+
+    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, positions = self._index.search(queries, k)
+        return positions, -scores if self.similarity == "euclidean" else scores
+
+    def _write(self, path: Path) -> None:
+        faiss = _faiss()
+        index = faiss.index_gpu_to_cpu(self._index) if self._uses_gpu() else self._index
+        faiss.write_index(index, str(path))
+
+    def _read(self, path: Path, dim: int) -> tuple[int, int]:
+        index = _faiss().read_index(str(path))
+        self._tune(index)
+        found = int(index.ntotal), int(index.d)
+        self._index = self._placed(index)
+        return found
+
+    def _tune(self, index: Any) -> None:
+        """Set what may be chosen anew each time an index is used."""
+
+    def _uses_gpu(self) -> bool:
+        wanted = self.parameters.get("gpu", "off")
+        if not self.on_gpu or wanted == "off":
+            return False
+        faiss = _faiss()
+        there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+        if wanted == "on" and not there:
+            raise UserError(
+                "gpu=on, but this FAISS sees no GPU: install mildnet[gpu] on a machine with one, "
+                "or use gpu=auto"
+            )
+        return there
+
+    def _placed(self, index: Any) -> Any:
+        if not self._uses_gpu():
+            return index
+        faiss = _faiss()
+        self._resources = faiss.StandardGpuResources()
+        return faiss.index_cpu_to_gpu(self._resources, 0, index)
+
+
+@register("index", "flat")
+class Flat(_FaissIndex):
+    """Exact search: compares every query with every item (FAISS flat).
+
+    Args:
+        similarity: `cosine`, `dot` or `euclidean`.
+        gpu: `auto` uses a GPU if FAISS has one, `on` insists, `off` does not.
+    """
+
+    kind = "flat"
+    tunable = ("gpu",)
+    on_gpu = True
+
+    def __init__(
+        self,
+        *,
+        similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
+        gpu: Literal["auto", "on", "off"] = "auto",
+    ) -> None:
+        super().__init__(similarity, gpu=gpu)
+
+    def _make(self, embeddings: np.ndarray) -> Any:
+        return _faiss().IndexFlat(embeddings.shape[1], self._metric())
+
+
+@register("index", "hnsw")
+class HNSW(_FaissIndex):
+    """Approximate search along a graph of near items: fast on CPUs, more memory (FAISS HNSW).
+
+    Malkov and Yashunin, 2016, https://arxiv.org/abs/1603.09320
+
+    Args:
+        similarity: `cosine`, `dot` or `euclidean`.
+        m: links of an item in each layer, at least 2; more means better recall and more memory
+            (8 bytes per link).
+        ef_construction: candidates looked at to place an item, at least 1; more builds slower and
+            better.
+        ef_search: candidates looked at for a query, at least 1 (never fewer than the neighbours
+            asked for); more is slower and better.
+    """
+
+    kind = "hnsw"
+    tunable = ("ef_search",)
+
+    def __init__(
+        self,
+        *,
+        similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
+        m: int = 32,
+        ef_construction: int = 200,
+        ef_search: int = 64,
+    ) -> None:
+        _at_least(2, m=m)
+        _at_least(1, ef_construction=ef_construction, ef_search=ef_search)
+        super().__init__(similarity, m=m, ef_construction=ef_construction, ef_search=ef_search)
+
+    def _make(self, embeddings: np.ndarray) -> Any:
+        faiss = _faiss()
+        index = faiss.IndexHNSWFlat(embeddings.shape[1], self.parameters["m"], self._metric())
+        index.hnsw.efConstruction = self.parameters["ef_construction"]
+        self._tune(index)
+        return index
+
+    def _tune(self, index: Any) -> None:
+        index.hnsw.efSearch = self.parameters["ef_search"]
+
+    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        # With fewer candidates than neighbours asked for, the graph walk returns holes.
+        self._index.hnsw.efSearch = max(self.parameters["ef_search"], k)
+        return super()._search(queries, k)
+
+
+@register("index", "ivf_pq")
+class IVFPQ(_FaissIndex):
+    """Approximate search in compressed form: smallest memory, for large catalogues (FAISS IVF-PQ).
+
+    Jegou et al., 2011, https://doi.org/10.1109/TPAMI.2010.57
+
+    Args:
+        similarity: `cosine`, `dot` or `euclidean`.
+        nlist: cells the catalogue is divided into, at least 1; none chooses 4 sqrt(items), as far
+            as the training vectors suffice.
+        nprobe: cells searched for a query, at least 1; more is slower and better.
+        m: bytes (at 8 bits) an item is compressed to; must divide the dimensions; none chooses
+            about 4 dimensions to each.
+        bits: bits of each of the m codes, 4 to 12; 2**bits training vectors are needed.
+        training_size: items, drawn at random, that cells and codes are learned from, at least 1.
+        seed: of that draw.
+        gpu: `auto` uses a GPU if FAISS has one, `on` insists, `off` does not.
+    """
+
+    kind = "ivf_pq"
+    tunable = ("nprobe", "gpu")
+    on_gpu = True
+
+    def __init__(
+        self,
+        *,
+        similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
+        nlist: int | None = None,
+        nprobe: int = 16,
+        m: int | None = None,
+        bits: int = 8,
+        training_size: int = 100_000,
+        seed: int = 0,
+        gpu: Literal["auto", "on", "off"] = "auto",
+    ) -> None:
+        _at_least(1, nprobe=nprobe, training_size=training_size)
+        _at_least(1, **{name: v for name, v in (("nlist", nlist), ("m", m)) if v is not None})
+        if not 4 <= bits <= 12:
+            raise ValueError(f"bits={bits} is not in 4..12")
+        super().__init__(
+            similarity,
+            nlist=nlist,
+            nprobe=nprobe,
+            m=m,
+            bits=bits,
+            training_size=training_size,
+            seed=seed,
+            gpu=gpu,
+        )
+
+    def _make(self, embeddings: np.ndarray) -> Any:
+        faiss = _faiss()
+        p = self.parameters
+        dim = embeddings.shape[1]
+        codes = p["m"] or _codes(dim)
+        if dim % codes:
+            near = [d for d in range(1, dim + 1) if dim % d == 0]
+            raise UserError(
+                f"index.m={codes} does not divide the {dim} dimensions; nearest that does: "
+                f"{min(near, key=lambda d: abs(d - codes))}"
+            )
+        training = self._training(embeddings)
+        cells = p["nlist"] or max(
+            1, min(int(4 * len(embeddings) ** 0.5), len(training) // POINTS_PER_CENTROID)
+        )
+        needed = max(cells, 2 ** p["bits"])
+        if len(training) < needed:
+            raise UserError(
+                f"ivf_pq with nlist={cells} and bits={p['bits']} needs at least {needed} vectors "
+                f"to train on, there are {len(training)}: use index 'flat' or 'hnsw', or fewer bits"
+            )
+        if len(training) < POINTS_PER_CENTROID * needed:
+            log.warning(
+                "ivf_pq trains %d centroids on %d vectors: recall will be poor below %d",
+                needed,
+                len(training),
+                POINTS_PER_CENTROID * needed,
+            )
+        coarse = faiss.IndexFlat(dim, self._metric())
+        index = faiss.IndexIVFPQ(coarse, dim, cells, codes, p["bits"], self._metric())
+        # Said above in the log, where it can be seen; FAISS writes it to stderr.
+        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
+        self._tune(index)
+        index.train(training)
+        return index
+
+    def _training(self, embeddings: np.ndarray) -> np.ndarray:
+        size = self.parameters["training_size"]
+        if len(embeddings) <= size:
+            return embeddings
+        random = np.random.default_rng(self.parameters["seed"])
+        return embeddings[np.sort(random.choice(len(embeddings), size, replace=False))]
+
+    def _tune(self, index: Any) -> None:
+        index.nprobe = min(self.parameters["nprobe"], index.nlist)
+
+
+def _codes(dim: int) -> int:
+    """Return the smallest divisor of `dim` that leaves at most 4 dimensions to each code."""
+    return next(m for m in range(1, dim + 1) if dim % m == 0 and dim // m <= 4)
+
+
+def _at_least(lowest: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < lowest:
+            raise ValueError(f"{name}={value} is below {lowest}")
