@@ -60,16 +60,34 @@ class RunFolder:
         folder = cls(path)
         if fresh:
             folder._move_away()
-        if folder.exists("config.json"):
-            folder._check_same(config)
-        elif folder.names() and not set(folder.names()) <= {".lock"}:
-            raise UserError(
-                f"{path}: holds files that are not a run's ({folder.names()[0]}, ...); "
-                "choose another run folder"
-            )
+        folder.check(config)
         folder.write_text("config.cnf", config.to_cnf())
         folder.write_json("config.json", config.to_dict())
         return folder
+
+    def check(self, config: JobConfig) -> None:
+        """Check that the folder is free for `config`, or holds a run of it.
+
+        Raises:
+            UserError: it holds a run of another config, or files that are not a run's.
+        """
+        if not self.exists("config.json"):
+            others = [name for name in self.names() if name != ".lock"]
+            if others:
+                raise UserError(
+                    f"{self.path}: holds files that are not a run's ({others[0]}, ...); "
+                    "choose another run folder"
+                )
+            return
+        before = self.config()
+        if before.fingerprint() == config.fingerprint():
+            return
+        differences = config.differences(before)
+        more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+        raise UserError(
+            f"{self.path}: holds a run of another config ({differences[0]}{more}); "
+            "choose another run folder, or start again with --fresh"
+        )
 
     def config(self) -> JobConfig:
         """Return the effective config that the run was made with."""
@@ -176,17 +194,6 @@ class RunFolder:
         else:
             shutil.move(self.path, target)
         LOG.info("the run that was there is now %s", target)
-
-    def _check_same(self, config: JobConfig) -> None:
-        before = self.config()
-        if before.fingerprint() == config.fingerprint():
-            return
-        differences = config.differences(before)
-        more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
-        raise UserError(
-            f"{self.path}: holds a run of another config ({differences[0]}{more}); "
-            "choose another run folder, or start again with --fresh"
-        )
 
 
 def _upload(source: str, target: str) -> None:

@@ -73,6 +73,10 @@ class TrainStep:
         self._average = average
         for optimizer, variables in groups:
             optimizer.build(variables)
+            if self._replicas > 1:
+                # The step adds the replicas' gradients up itself, since clipping needs the sum;
+                # Keras would add these sums up once more.
+                optimizer._all_reduce_sum_gradients = lambda pairs: pairs
         self.scale: Any = None
         if scale_loss:
             self.scale = tf.Variable(FIRST_SCALE, trainable=False, name="loss_scale")
@@ -80,9 +84,9 @@ class TrainStep:
         self._forward: Callable[[Any], Any] = lambda images: model(images, training=True)
         self._objective: Callable[[Any, Any], Any] = self._loss_of
         if xla:
-            self._forward = tf.function(self._forward, jit_compile=True)
-            self._objective = tf.function(self._objective, jit_compile=True)
-        self.run = tf.function(self._run)
+            self._forward = tf.function(self._forward, autograph=False, jit_compile=True)
+            self._objective = tf.function(self._objective, autograph=False, jit_compile=True)
+        self.run = tf.function(self._run, autograph=False)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -102,7 +106,7 @@ class TrainStep:
 
     def _run(self, batches: Any) -> dict[str, Any]:
         """Take the next `accumulate` batches from an iterator, and make one update."""
-        inputs = tuple(next(batches) for _ in range(self._accumulate))
+        inputs = tuple(batches.get_next() for _ in range(self._accumulate))
         gradients, numbers = self._strategy.run(self._replica, args=(inputs,))
         first = {n: self._strategy.experimental_local_results(v)[0] for n, v in numbers.items()}
         if self.scale is None:
@@ -115,7 +119,11 @@ class TrainStep:
         total, loss = self._gradients(inputs[0])
         losses = [loss]
         for batch in inputs[1:]:
-            gradients, loss = self._gradients(batch)
+            # One batch after the other: replicas must meet in the same order, and one batch's
+            # activations are enough to hold.
+            with tf.control_dependencies(total):
+                batch = {name: tf.identity(value) for name, value in batch.items()}
+                gradients, loss = self._gradients(batch)
             losses.append(loss)
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         divisor = tf.constant(float(self._replicas * self._accumulate))
@@ -139,8 +147,12 @@ class TrainStep:
             embeddings = self._forward(batch["image"])
             if self._replicas > 1:
                 context = tf.distribute.get_replica_context()
+                rows = labels.shape[0] * self._replicas
                 embeddings = context.all_gather(embeddings, axis=0)
                 labels = context.all_gather(labels, axis=0)
+                # The gather forgets how many rows there are; the losses may count on knowing.
+                embeddings.set_shape((rows, embeddings.shape[-1]))
+                labels.set_shape((rows,))
             loss = self._objective(labels, embeddings)
             objective = loss
             # Weight penalties belong to each replica's own copy of the model.
@@ -160,12 +172,15 @@ class TrainStep:
             labels = labels[::3]
         return self._loss(labels, embeddings)
 
-    def _update(self, gradients: list[Any]) -> None:
-        # Outside the replicas the optimizers do not add the gradients up a second time.
+    def _apply(self, gradients: list[Any]) -> None:
         start = 0
         for optimizer, variables in self._groups:
             optimizer.apply(gradients[start : start + len(variables)], variables)
             start += len(variables)
+
+    def _update(self, gradients: list[Any]) -> None:
+        # A run of its own: inside a condition the replicas can't meet in one that began outside.
+        self._strategy.run(self._apply, args=(gradients,))
         if self._average is not None:
             self._average.update()
 

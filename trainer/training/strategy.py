@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
@@ -47,12 +48,19 @@ def get_strategy(name: str = "auto", devices: int | None = None) -> tf.distribut
     if gpus:
         if wanted > len(gpus):
             raise UserError(f"train.devices is {wanted}, but this machine has {len(gpus)} GPUs")
-        return tf.distribute.MirroredStrategy([f"GPU:{n}" for n in range(wanted)])
+        return _mirrored(tuple(f"GPU:{n}" for n in range(wanted)))
     if len(tf.config.list_logical_devices("CPU")) < wanted:
         raise UserError(
             f"train.devices is {wanted}, but TensorFlow has already started with fewer CPU devices"
         )
-    return tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(wanted)])
+    return _mirrored(tuple(f"CPU:{n}" for n in range(wanted)))
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    # One for the life of the process: a second strategy over the same devices numbers its
+    # collectives from the start again, and TensorFlow takes them for those of the first.
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def prepare_devices(devices: int | None) -> None:

@@ -51,6 +51,17 @@ def query_masks(
     return is_query, is_gallery
 
 
+def has_pairs(table: ItemTable, query_domain: str, gallery_domain: str) -> bool:
+    """Return whether any query has another image of its label in the gallery."""
+    is_query, is_gallery = query_masks(table, query_domain, gallery_domain)
+    if is_query is None or is_gallery is None:
+        return bool((np.bincount(table.label) > 1).any())
+    queries = np.bincount(table.label[is_query], minlength=len(table.label_names))
+    gallery = np.bincount(table.label[is_gallery], minlength=len(table.label_names))
+    both = np.bincount(table.label[is_query & is_gallery], minlength=len(table.label_names))
+    return bool(((queries > 0) & (gallery - (both == queries) > 0)).any())
+
+
 class Validator:
     """Measures a model on a validation table.
 

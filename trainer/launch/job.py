@@ -1,0 +1,422 @@
+"""A whole job: read, train, evaluate before and after, export, index, search, report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import UserError
+from trainer.config.job import JobConfig
+from trainer.launch.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trainer.data.table import ItemTable
+
+LOG = logging.getLogger(__name__)
+
+#: Cut-offs of the metrics that a job reports.
+KS = (1, 5, 10, 100)
+EMBED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """Where a finished job left what it made, and its headline numbers.
+
+    `untrained`, `color_histogram` and `trained` hold metrics by name, each in 0..1, measured on
+    the test split.
+    """
+
+    run_dir: str
+    report: str
+    picture: str
+    steps: int
+    seconds: float
+    untrained: dict[str, float]
+    color_histogram: dict[str, float]
+    trained: dict[str, float]
+
+
+def run_path(config: JobConfig, run_dir: str | None = None) -> str:
+    """Return the run folder of a job: `run_dir`, or the job's name below `job_dir`."""
+    return run_dir or f"{config.job_dir.rstrip('/')}/{config.name}"
+
+
+def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -> JobResult:
+    """Do the whole job, going on from where an earlier process of the same job stopped.
+
+    Args:
+        config: what to do.
+        fresh: start again; a run that is there is kept under another name.
+        run_dir: run folder, by default the job's name below `job_dir`.
+
+    Raises:
+        UserError: something that the user can mend.
+        Interrupted: SIGTERM or SIGINT came during training; the state was saved.
+    """
+    start = time.perf_counter()
+    path = run_path(config, run_dir)
+    # Data and parameters are checked before the folder is claimed or a model is built.
+    if not fresh:
+        RunFolder(path).check(config)
+    strategy = _prepare_runtime(config)
+    chief = _is_chief(strategy)
+    table = config.build("dataset", config.data_path)
+    splits = _Splits.of(table, config)
+    plan = _plan(config, splits, strategy)
+
+    folder = RunFolder.claim(path, config, fresh=fresh) if chief else RunFolder(path)
+    with folder.locked() if chief else contextlib.nullcontext():
+        splits = splits.verified(config, folder)
+        plan = _plan(config, splits, strategy)
+        if chief:
+            folder.write_json("environment.json", _environment(config, splits))
+        with strategy.scope():
+            outcome, evaluation, model = _train(config, folder, splits, plan, strategy)
+        if not chief:
+            return JobResult(path, "", "", outcome.step, 0.0, {}, {}, {})
+        return _finish(config, folder, splits, model, evaluation, outcome, start)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """The parts of the table that a job uses."""
+
+    train: ItemTable
+    val: ItemTable | None
+    test: ItemTable
+    #: Name of the split that `test` is: a data set without a test split is tested on another.
+    test_name: str
+
+    @classmethod
+    def of(cls, table: ItemTable, config: JobConfig) -> _Splits:
+        names = set(map(str, table.splits))
+        if names == {""}:
+            raise UserError(
+                "the data set has no split column: without images held out of training no result "
+                "means anything; add a column split with train, val and test (by class, so that "
+                "test classes are never seen in training)"
+            )
+        train = table.in_split(*_names(config.train_split))
+        if not len(train):
+            raise UserError(
+                f"train_split={config.train_split!r} has no images; the data set has the splits "
+                f"{', '.join(sorted(names))}"
+            )
+        val = table.in_split(*_names(config.val_split))
+        test, test_name = table.in_split(*_names(config.test_split)), config.test_split
+        if not len(test):
+            test, test_name = val, config.val_split
+        if not len(test):
+            raise UserError(
+                f"neither test_split={config.test_split!r} nor val_split={config.val_split!r} has "
+                f"images to evaluate on; the data set has the splits {', '.join(sorted(names))}"
+            )
+        return cls(train, val if len(val) else None, test, test_name)
+
+    def verified(self, config: JobConfig, folder: RunFolder) -> _Splits:
+        """Return the splits without the images that can't be decoded."""
+        from trainer.data.verify import verify_images
+
+        parts = {}
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if part is not None:
+                with folder.local(f"bad_images_{name}.log") as log:
+                    parts[name] = verify_images(
+                        part,
+                        mode=config.training.verify,
+                        max_bad_share=config.max_bad_share,
+                        log_file=log,
+                    )
+        return _Splits(parts["train"], parts.get("val"), parts["test"], self.test_name)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What follows from config and data before a model exists."""
+
+    sampler: Any
+    val_sampler: Any
+    augment: Any
+    loss: Any
+    takes_triplets: bool
+    slices: list[tuple[int, int]]
+    steps_per_epoch: int
+    total_steps: int
+    monitor: str | None
+
+
+def _plan(config: JobConfig, splits: _Splits, strategy: Any) -> _Plan:
+    """Build everything cheap, so that what can't work ends the job before anything slow starts."""
+    from trainer.training.strategy import replica_slices
+
+    with strategy.scope():
+        loss = config.build("loss")
+    takes_triplets = config.component("loss")[0].tags.get("takes") == "triplets"
+    sampler = config.build("sampler", splits.train, config.batch_size, config.seed)
+    group = 3 if config.component("sampler")[0].tags.get("gives") == "triplets" else 1
+    accumulate = config.training.accumulate
+    steps_per_epoch = math.ceil(sampler.steps_per_epoch / accumulate)
+    total_steps = config.steps or math.ceil((config.train_epochs or 0) * steps_per_epoch)
+    val_sampler = None
+    if splits.val is not None:
+        try:
+            val_sampler = config.build("sampler", splits.val, config.batch_size, config.seed)
+        except UserError as error:
+            LOG.info("no loss on the validation split: %s", error)
+    plan = _Plan(
+        sampler=sampler,
+        val_sampler=val_sampler,
+        augment=config.build("augment"),
+        loss=loss,
+        takes_triplets=takes_triplets,
+        slices=replica_slices(strategy, sampler.rows_per_batch, group),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        monitor=_monitor(config, splits, val_sampler, takes_triplets),
+    )
+    _optimizer(config, plan, 1.0)
+    return plan
+
+
+def _monitor(
+    config: JobConfig, splits: _Splits, val_sampler: Any, takes_triplets: bool
+) -> str | None:
+    """Return what decides which weights are the best, None where nothing can."""
+    from trainer.training.validation import has_pairs
+
+    asked = config.training.monitor
+    offered = []
+    if splits.val is not None:
+        if has_pairs(splits.val, config.query_domain, config.gallery_domain):
+            offered += ["recall_at_1", "map_at_r"]
+        if val_sampler is not None:
+            offered += ["val_loss"] + (["triplet_accuracy"] if takes_triplets else [])
+    if asked is None:
+        # MILDNet keeps the weights of the least validation loss; labels allow a better judge.
+        order = ["val_loss"] if config.dataset == "triplets" else ["recall_at_1", "val_loss"]
+        return next((name for name in order if name in offered), None)
+    if asked not in offered:
+        raise UserError(
+            f"train.monitor={asked} can't be measured on this validation split; "
+            f"what can: {', '.join(offered) or 'nothing'}"
+        )
+    return asked
+
+
+def _prepare_runtime(config: JobConfig) -> Any:
+    """Set seeds, determinism and number formats, and return the strategy."""
+    import keras
+    import tensorflow as tf
+
+    from trainer.training.strategy import get_strategy, prepare_devices
+
+    options = config.training
+    prepare_devices(options.devices)
+    strategy = get_strategy(options.strategy, options.devices)
+    keras.utils.set_random_seed(config.seed)
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy(options.precision)
+    return strategy
+
+
+def _train(
+    config: JobConfig, folder: RunFolder, splits: _Splits, plan: _Plan, strategy: Any
+) -> tuple[Any, dict[str, Any], Any]:
+    """Build the model, measure it untrained, train it; under the strategy's scope."""
+    from trainer.data.pipeline import train_batches
+    from trainer.models import trunk_variables
+    from trainer.training.loop import Task, fit
+    from trainer.training.step import parameter_groups
+    from trainer.training.validation import Validator
+
+    options = config.training
+    model = config.build("model", config.image_size)
+    evaluation = _measure_untrained(config, folder, splits, model)
+    groups = parameter_groups(
+        model,
+        plan.loss,
+        lambda scale: _optimizer(config, plan, scale),
+        trainable=options.trainable,
+        decay_exclude=options.decay_exclude,
+        trunk=trunk_variables(model),
+        trunk_lr_scale=options.trunk_lr_scale,
+    )
+    validate = None
+    if splits.val is not None:
+        validate = Validator(
+            model,
+            splits.val,
+            image_size=config.image_size,
+            loss=plan.loss,
+            takes_triplets=plan.takes_triplets,
+            sampler=plan.val_sampler,
+            query_domain=config.query_domain,
+            gallery_domain=config.gallery_domain,
+            batch_size=EMBED_BATCH,
+        )
+
+    def batches(start: int) -> Any:
+        return train_batches(
+            splits.train,
+            plan.sampler,
+            image_size=config.image_size,
+            augment=plan.augment,
+            seed=config.seed,
+            start=start,
+            stop=plan.total_steps * options.accumulate,
+            slices=plan.slices,
+        )
+
+    outcome = fit(
+        Task(
+            model=model,
+            loss=plan.loss,
+            takes_triplets=plan.takes_triplets,
+            groups=groups,
+            batches=batches,
+            images_per_batch=plan.sampler.rows_per_batch,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            options=options,
+            run_dir=folder.path,
+            identity={"config": config.fingerprint(), "data": splits.train.fingerprint()},
+            config=config.to_dict(),
+            validate=validate,
+            monitor=plan.monitor,
+            trackers=[config.build("tracker", folder.path, name=name) for name in config.trackers],
+        )
+    )
+    return outcome, evaluation, model
+
+
+def _optimizer(config: JobConfig, plan: _Plan, scale: float) -> Any:
+    schedule = config.build("schedule", config.lr, plan.total_steps, plan.steps_per_epoch)
+    return config.build("optimizer", schedule.scaled(scale))
+
+
+def _measure_untrained(
+    config: JobConfig, folder: RunFolder, splits: _Splits, model: Any
+) -> dict[str, Any]:
+    """Return the evaluation so far: the untrained model and the colour histogram, on the test
+    split. A run that is taken up again keeps what it measured at its start."""
+    from trainer.retrieval.baseline import color_histogram
+    from trainer.training.validation import embed_table, predictor
+
+    if folder.exists("evaluation.json"):
+        return folder.read_json("evaluation.json")
+    test = splits.test
+    LOG.info("measuring the untrained model on %d images", len(test))
+    untrained = embed_table(predictor(model), test, config.image_size, EMBED_BATCH)
+    evaluation = {
+        "split": splits.test_name,
+        "images": len(test),
+        "classes": len(test.classes),
+        "unseen_classes": not set(test.classes.tolist()) & set(splits.train.classes.tolist()),
+        "untrained": _measure(config, test, untrained),
+        "color_histogram": _measure(
+            config, test, color_histogram(test.path.tolist(), boxes=test.box)
+        ),
+    }
+    folder.write_json("evaluation.json", evaluation)
+    return evaluation
+
+
+def _measure(config: JobConfig, table: ItemTable, embeddings: np.ndarray) -> dict[str, Any]:
+    from trainer.retrieval.metrics import evaluate
+    from trainer.training.validation import query_masks
+
+    is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
+    return evaluate(
+        embeddings,
+        table.label,
+        is_query=is_query,
+        is_gallery=is_gallery,
+        ks=KS,
+        categories=table.category if any(table.category) else None,
+        domains=table.domain if any(table.domain) else None,
+        seed=config.seed,
+    ).to_dict()
+
+
+def _finish(
+    config: JobConfig,
+    folder: RunFolder,
+    splits: _Splits,
+    model: Any,
+    evaluation: dict[str, Any],
+    outcome: Any,
+    start: float,
+) -> JobResult:
+    """Export, measure what was exported, index, search, and write the report."""
+    from trainer.launch.report import write_report
+    from trainer.launch.search_run import build_index, draw_neighbours
+    from trainer.serving.embedder import Embedder
+    from trainer.serving.export import export
+    from trainer.training.validation import embed_table
+
+    with folder.local("model.keras") as path:
+        model.save(path)
+    with folder.local("model") as path:
+        export(model, path, image_size=config.image_size)
+        embedder = Embedder(path)
+        # What is measured is what users will load, not the model in memory.
+        embeddings = embed_table(embedder.embed_tensor, splits.test, config.image_size, EMBED_BATCH)
+    evaluation["trained"] = _measure(config, splits.test, embeddings)
+    evaluation["training"] = asdict(outcome)
+    folder.write_json("evaluation.json", evaluation)
+    is_gallery = splits.test.domain == config.gallery_domain if config.gallery_domain else None
+    gallery = splits.test if is_gallery is None else splits.test.select(is_gallery)
+    vectors = embeddings if is_gallery is None else embeddings[is_gallery]
+    with folder.local("index") as path:
+        index = build_index(config, gallery, vectors, path)
+    with folder.local("neighbours.png") as path:
+        neighbours = draw_neighbours(config, splits.test, embeddings, gallery, index, path)
+    folder.write_text("neighbours.json", json.dumps(neighbours, indent=1) + "\n")
+    seconds = time.perf_counter() - start
+    write_report(folder, config, evaluation, seconds)
+    return JobResult(
+        run_dir=folder.path,
+        report=folder.file("report.html"),
+        picture=folder.file("neighbours.png"),
+        steps=outcome.step,
+        seconds=seconds,
+        untrained=evaluation["untrained"]["metrics"],
+        color_histogram=evaluation["color_histogram"]["metrics"],
+        trained=evaluation["trained"]["metrics"],
+    )
+
+
+def _environment(config: JobConfig, splits: _Splits) -> dict[str, Any]:
+    from trainer.launch.environment import describe_environment
+
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    data = {
+        name: {
+            "images": len(part),
+            "classes": len(part.classes),
+            "fingerprint": part.fingerprint(),
+        }
+        for name, part in parts.items()
+        if part is not None
+    }
+    return {"seed": config.seed, **describe_environment(), "data": data}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _is_chief(strategy: Any) -> bool:
+    from trainer.training.strategy import is_chief
+
+    return is_chief(strategy)
