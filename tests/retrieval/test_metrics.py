@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -325,3 +326,31 @@ def test_bad_input_is_one_clear_line(embeddings, labels, options, message):
     with pytest.raises(UserError, match=message) as caught:
         evaluate(embeddings, labels, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["all", "split"])
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_equal_to_other_libraries(name, split):
+    # Made by tests/reference/make_retrieval_goldens.py with pytorch-metric-learning, scikit-learn.
+    path = Path(__file__).parents[1] / "reference" / "retrieval_goldens.npz"
+    with np.load(path, allow_pickle=False) as golden:
+        is_query = golden[f"{name}_is_query"] if split == "split" else None
+        found = evaluate(
+            golden[f"{name}_embeddings"],
+            golden[f"{name}_labels"],
+            is_query=is_query,
+            ks=(1,),
+            bootstrap=0,
+        )
+        theirs = dict(zip(golden["names"].tolist(), golden[f"{name}_{split}"], strict=True))
+    assert (found.skipped > 0) == (name == "small")
+    ours = {
+        "precision_at_1": "precision_at_1",
+        "r_precision": "r_precision",
+        "mean_average_precision_at_r": "map_at_r",
+        "mean_average_precision": "map",
+        "mean_reciprocal_rank": "mrr",
+        "sklearn_average_precision": "map",
+    }
+    for their_name, our_name in ours.items():
+        assert found.metrics[our_name] == pytest.approx(theirs[their_name], abs=1e-6), their_name

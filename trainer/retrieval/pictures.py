@@ -201,6 +201,8 @@ def _paste(
     cell: int,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
+    from PIL.Image import Resampling
+
     x, y = place
     draw.rectangle((x, y, x + cell - 1, y + cell - 1), PLATE)
     try:
@@ -218,7 +220,7 @@ def _paste(
         return
     scale = cell / max(image.size)
     fitted_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    image = image.resize(fitted_size, resample=1 if scale < 1 else 2)
+    image = image.resize(fitted_size, Resampling.LANCZOS if scale < 1 else Resampling.BILINEAR)
     sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
 
 
