@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from trainer.config.console import Debug, one_line_errors
-from trainer.launch import picker
+from trainer.launch import picker, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -58,12 +58,13 @@ def execute(
     )
     if picked is None:
         console.print("Nothing was run.")
-    elif dry_run:
-        picker.show_plan(picked.config, console)
-    else:
-        from trainer.launch import job  # here, since it brings TensorFlow
+        return
+    from trainer.launch import job  # not needed to list and choose, which should be quick
 
-        job.run(picked.config, fresh=fresh, run_dir=run_dir)
+    if dry_run:
+        picker.show_plan(picked.config, job.run_path(picked.config, run_dir), console)
+    else:
+        summary.run_and_show(picked.config, fresh=fresh, run_dir=run_dir)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Configs and the component registry. Imports nothing heavy."""
 
-from trainer.config.errors import UserError
+from trainer.config.errors import Stopped, UserError
 from trainer.config.job import JobConfig
 from trainer.config.registry import Component, components, get, nearest, register
 from trainer.config.settings import Settings
@@ -10,6 +10,7 @@ __all__ = [
     "Component",
     "JobConfig",
     "Settings",
+    "Stopped",
     "TrainOptions",
     "UserError",
     "components",

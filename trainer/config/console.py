@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from trainer.config.errors import UserError
+from trainer.config.errors import Stopped, UserError
 
 #: Exit code of a mistake that the user can mend, the one typer gives for a wrong option too.
 USER_ERROR = 2
@@ -49,8 +49,9 @@ def errors_to_exit(*, debug: bool = False) -> Iterator[None]:
     """Turn errors that are not defects of this library into one line on stderr and an exit code.
 
     A :class:`UserError`, a full disk and a folder that cannot be written give `error: ...` and
-    exit code 2; Ctrl-C gives `interrupted` and 130; a reader that went away (`| head`) ends the
-    command quietly. Everything else keeps its traceback.
+    exit code 2; a :class:`Stopped` gives its own message and code, Ctrl-C `interrupted` and 130;
+    a reader that went away (`| head`) ends the command quietly. Everything else keeps its
+    traceback.
 
     Args:
         debug: let errors through with their traceback.
@@ -61,6 +62,11 @@ def errors_to_exit(*, debug: bool = False) -> Iterator[None]:
         if debug:
             raise
         _fail(str(error), USER_ERROR, error)
+    except Stopped as error:
+        if debug:
+            raise
+        _say("", str(error))
+        raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt as error:
         if debug:
             raise

@@ -72,6 +72,12 @@ class JobConfig:
     train_split: str = option("train", "comma list of splits to train on")
     val_split: str = option("val", "comma list of splits to validate on")
     test_split: str = option("test", "comma list of splits to evaluate on")
+    val_share: float = option(
+        0.1, "share of the classes to validate on, where the data has no splits", least=0, below=1
+    )
+    test_share: float = option(
+        0.2, "share of the classes to evaluate on, where the data has no splits", above=0, below=1
+    )
     query_domain: str = option("", "domain whose images are the queries; empty = all")
     gallery_domain: str = option("", "domain whose images are searched; empty = all")
     max_bad_share: float = option(

@@ -110,7 +110,8 @@ def show_choices(choices: Sequence[Choice], console: Console) -> None:
             line.append(f"  {model:<{models}}  {rest}", "dim")
         else:
             line.append(f"  {rest}", "red")
-        console.print(line)
+        # A pipe gets whole lines, a terminal lines that fit.
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def show_config(config: JobConfig, path: Path, console: Console) -> None:
@@ -131,15 +132,15 @@ def show_config(config: JobConfig, path: Path, console: Console) -> None:
     console.print(Text(f"  and {rest} keys at their defaults (--dry-run shows them all)", "dim"))
 
 
-def show_plan(config: JobConfig, console: Console) -> None:
-    """Print the whole effective config, and in one line what running it would do."""
-    console.print(config.to_cnf(origins=True), end="", markup=False, highlight=False)
+def show_plan(config: JobConfig, run_dir: str, console: Console) -> None:
+    """Print the whole effective config, and as a comment what running it would do."""
     epochs = config.train_epochs
     length = f"{config.steps} steps" if epochs is None else f"{epochs:g} epochs"
+    data = f"{config.dataset}, data path {config.data_path}" if config.data_path else config.dataset
     console.print(
-        f"# would train {config.model_id} with {config.loss} for {length} on {config.dataset} "
-        f"in {config.data_path or 'the working folder'}, and write a run folder in "
-        f"{config.job_dir}; nothing was run",
+        f"{config.to_cnf(origins=True)}"
+        f"# would train {config.model_id} with {config.loss} for {length} on {data}, and write "
+        f"to {run_dir}; nothing was run",
         markup=False,
         highlight=False,
         soft_wrap=True,

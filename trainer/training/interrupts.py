@@ -6,13 +6,18 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from trainer.config import Stopped
 
-class Interrupted(Exception):
+
+class Interrupted(Stopped):
     """The job was asked to stop and has saved its state; `signal_number` says by what."""
 
     def __init__(self, signal_number: int, step: int) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} at step {step}; run it again to go on from there")
+        super().__init__(
+            f"stopped by {name} at step {step}; run it again to go on from there",
+            exit_code=128 + signal_number,
+        )
         self.signal_number = signal_number
 
 

@@ -1,0 +1,196 @@
+"""`python execute.py`, as a person and as a script meet it."""
+
+import importlib
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from trainer.config import JobConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOD = "model_id=mildnet\nloss=triplet_semihard\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    (tmp_path / "job_configs" / "demo").mkdir(parents=True)
+    (tmp_path / "job_configs" / "plain.cnf").write_text(GOOD)
+    (tmp_path / "job_configs" / "demo" / "tiny.cnf").write_text(GOOD + "seed=5\n")
+    return tmp_path
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobConfig, dict]]:
+    """The jobs that were started, in place of running them."""
+    started: list[tuple[JobConfig, dict]] = []
+    job = SimpleNamespace(
+        run=lambda config, **options: started.append((config, options)),
+        run_path=lambda config, run_dir: run_dir or f"runs/{config.name}",
+    )
+    monkeypatch.setitem(sys.modules, "trainer.launch.job", job)
+    monkeypatch.setattr("trainer.launch.job", job, raising=False)
+    return started
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(importlib.import_module("execute").app, list(arguments))
+
+
+def test_list(folder: Path, runs: list):
+    result = call("--list")
+    assert result.exit_code == 0
+    assert "1  plain  mildnet  triplet_semihard" in result.stdout
+    assert "2  tiny " in result.stdout
+    assert runs == []
+
+
+def test_run_without_questions(folder: Path, runs: list):
+    result = call("--local", "--config", "tiny", "--yes", "--set", "lr=0.5", "--set", "seed=9")
+    assert (result.exit_code, result.stderr) == (0, "")
+    (config, options) = runs[0]
+    assert (config.name, config.lr, config.seed) == ("tiny", 0.5, 9)
+    assert options == {"fresh": False, "run_dir": None}
+
+
+def test_options_of_the_run(folder: Path, runs: list):
+    assert call("--config", "demo/tiny", "-y", "--fresh", "--run-dir", "here").exit_code == 0
+    assert runs[0][1] == {"fresh": True, "run_dir": "here"}
+
+
+def test_dry_run(folder: Path, runs: list):
+    result = call("--config", "tiny", "--dry-run", "--set", "steps=3")
+    assert result.exit_code == 0
+    assert runs == []
+    assert result.stdout.startswith('model_id="mildnet"')
+    assert "# job_configs/demo/tiny.cnf:3\n" in result.stdout
+    assert result.stdout.endswith("write to runs/tiny; nothing was run\n")
+    plan = call("--config", "tiny", "--dry-run", "--run-dir", "there").stdout
+    assert plan.endswith("write to there; nothing was run\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: no config is named and there is no terminal to ask on; give --config NAME "),
+        (["--config", "tiny"], "error: there is no terminal to ask on; add --yes"),
+        (["--config", "tin", "--yes"], "error: no config 'tin'; did you mean 'tiny'?\n"),
+        (["--config", "tiny", "--yes", "--set", "lr"], "error: --set 'lr': write it as key=value"),
+        (["--config", "tiny", "--yes", "--set", "l=1"], "error: --set: unknown key 'l'"),
+        (["--config", "job_configs", "--yes"], "error: job_configs: not a file; "),
+    ],
+)
+def test_mistakes_end_in_one_line(folder: Path, runs: list, arguments: list[str], message: str):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert runs == []
+    assert call(*arguments, "--debug").exit_code == 1
+
+
+def execute(folder: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "execute.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_a_process_without_a_terminal_does_not_wait(folder: Path):
+    done = execute(folder, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no config is named")
+    assert done.stderr.count("\n") == 1
+
+
+def test_traceback_only_with_debug(folder: Path):
+    assert "Traceback" not in execute(folder, "--config", "x", "--yes").stderr
+    assert "Traceback" in execute(folder, "--config", "x", "--yes", "--debug").stderr
+
+
+class Terminal:
+    """`execute.py` on a pseudo-terminal."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.main, side = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "execute.py"), *arguments],
+            cwd=folder,
+            stdin=side,
+            stdout=side,
+            stderr=side,
+            start_new_session=True,
+            env={**os.environ, "TERM": "dumb", "COLUMNS": "100"},
+            preexec_fn=_own_terminal,  # so that Ctrl-C reaches it
+        )
+        os.close(side)
+        self.seen = ""
+
+    def read_until(self, text: str) -> None:
+        end = time.monotonic() + 30
+        while text not in self.seen:
+            assert time.monotonic() < end, self.seen
+            if select.select([self.main], [], [], 1)[0]:
+                self.seen += os.read(self.main, 4096).decode()
+
+    def type(self, text: str) -> None:
+        self.seen = ""
+        os.write(self.main, text.encode())
+
+    def close(self) -> int:
+        code = self.process.wait(timeout=30)
+        os.close(self.main)
+        return code
+
+
+def _own_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_a_person_at_a_terminal(folder: Path):
+    terminal = Terminal(folder)
+    terminal.read_until("locally or remotely? [l] ")
+    terminal.type("l\n")
+    terminal.read_until("Which config? 1-2 or a name, q to quit: ")
+    terminal.type("2\n")
+    terminal.read_until("Run it? [Y/n] ")
+    assert "job_configs/demo/tiny.cnf" in terminal.seen
+    terminal.type("n\n")
+    terminal.read_until("Nothing was run.")
+    assert terminal.close() == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "said", "code"),
+    [
+        ("r\n", "error: remote jobs are not part of this version", 2),
+        ("\x04", "Nothing was run.", 0),
+        ("\x03", "interrupted", 130),
+        ("q\n", "Nothing was run.", 0),
+    ],
+)
+def test_ways_out_at_a_terminal(folder: Path, keys: str, said: str, code: int):
+    terminal = Terminal(folder)
+    terminal.read_until("? [l] ")
+    terminal.type(keys)
+    terminal.read_until(said)
+    assert "Traceback" not in terminal.seen
+    assert terminal.close() == code
