@@ -109,8 +109,8 @@ class GeM(keras.layers.Layer):
 class L2Normalize(keras.layers.Layer):
     """Scale vectors to unit length: x / max(|x|, 1e-6), in float32 whatever the dtype policy.
 
-    A zero vector stays zero and its gradient stays finite. (`keras.layers.UnitNormalization` gives
-    NaN gradients there, and a head that ends in ReLU does produce zero vectors.)
+    A zero vector stays zero and passes no gradient. (`keras.layers.UnitNormalization` gives NaN
+    gradients there, and a head that ends in ReLU and dropout does produce zero vectors.)
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -120,7 +120,10 @@ class L2Normalize(keras.layers.Layer):
     def call(self, vectors: Any) -> Any:
         vectors = ops.cast(vectors, "float32")
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-        return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
+        scale = ops.rsqrt(ops.maximum(squares, 1e-12))
+        # 1e6 as the slope at zero would be infinite in float16, and infinite times the zero slope
+        # of a ReLU is NaN.
+        return vectors * ops.where(squares > 0, scale, 0.0)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

@@ -7,6 +7,7 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from trainer.config import Component, UserError, get
@@ -145,6 +146,7 @@ def load_weights(trunk: keras.Model, path: str) -> None:
         raise UserError(f"model.weights={path}: the file must end in .keras, .weights.h5 or .h5")
     try:
         if path.endswith(".h5"):
+            _expect_as_many(trunk, path)
             trunk.load_weights(path)
             return
         source = keras.saving.load_model(path, compile=False)
@@ -156,3 +158,16 @@ def load_weights(trunk: keras.Model, path: str) -> None:
             f"model.weights={path} does not hold weights of trunk {trunk.name}:"
             f" {str(error).splitlines()[0]}"
         ) from error
+
+
+def _expect_as_many(trunk: keras.Model, path: str) -> None:
+    """Refuse a file with more layers, of which Keras would load the first ones without a word."""
+    if not path.endswith(".weights.h5"):
+        return
+    found: list[str] = []
+    with h5py.File(path) as file:
+        file["layers"].visititems(
+            lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+    if len(found) != len(trunk.variables):
+        raise ValueError(f"it holds {len(found)} weights, the trunk has {len(trunk.variables)}")

@@ -1,0 +1,151 @@
+"""What every registered model and every trunk must stand, found by name: nothing is left untested.
+
+A new model or trunk joins by being registered. Models are built small through the parameters
+they offer; trunks are built as they are, under the plainest model.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import models
+from trainer.config import components
+
+SIZE = 32
+SMALL = {
+    "weights": "none",
+    "trunk": "convnet_small(widths=(4, 4, 6, 8))",
+    "hidden": (8,),
+    "embedding_dim": 8,
+}
+MODELS = list(components("model"))
+TRUNKS = [f"trunk {name}" for name in components("trunk")]
+EVERY = pytest.mark.parametrize("name", MODELS + TRUNKS)
+
+
+def build(name: str, **parameters) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    if name.startswith("trunk "):
+        plain = {"trunk": name.removeprefix("trunk "), "embedding_dim": 8, "weights": "none"}
+        return models.build("mildnet", image_size=SIZE, **plain | parameters)
+    takes = components("model")[name].parameters
+    small = {key: value for key, value in SMALL.items() if key in takes}
+    return models.build(name, image_size=SIZE, **small | parameters)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3)).astype("float32")
+
+
+@pytest.fixture
+def policy():
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+def assert_unit_length(embeddings, atol=1e-5) -> None:
+    assert embeddings.dtype == tf.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=-1), 1.0, atol=atol)
+
+
+@EVERY
+def test_symbolic_eager_compiled_and_saved_agree(name, pictures, tmp_path):
+    model = build(name)
+    symbol = model(keras.Input((SIZE, SIZE, 3)))
+    assert symbol.dtype == "float32"
+    assert symbol.shape == model.output_shape
+
+    eager = model(pictures)
+    assert_unit_length(eager)
+    assert eager.shape == (4, model.output_shape[-1])
+    assert np.ptp(np.asarray(eager), axis=0).max() > 1e-6, "all pictures embedded alike"
+    np.testing.assert_array_equal(model(pictures.astype("uint8")), eager)
+    np.testing.assert_allclose(model(pictures[1:2]), eager[1:2], atol=1e-5)
+    assert model(pictures[:0]).shape == (0, model.output_shape[-1])
+
+    graph = tf.function(lambda x: model(x, training=False))
+    np.testing.assert_allclose(graph(pictures), eager, atol=1e-5)
+    compiled = tf.function(lambda x: model(x, training=False), jit_compile=True)
+    np.testing.assert_allclose(compiled(pictures), eager, atol=1e-4)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(pictures), eager)
+    assert [v.path for v in loaded.variables] == [v.path for v in model.variables]
+    assert [v.path for v in loaded.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
+
+
+@EVERY
+def test_one_step_moves_what_is_trained_and_nothing_else(name, pictures):
+    freezes = name not in MODELS or "frozen" in components("model")[name].parameters
+    model = build(name, **({"frozen": 3} if freezes else {}))
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    target = tf.math.l2_normalize(np.random.default_rng(1).normal(size=(4, 8)), axis=-1)
+    before = {v.path: v.numpy() for v in model.variables}
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            embeddings = model(x, training=True)
+            loss = -tf.reduce_mean(embeddings[:, :8] * tf.cast(target, tf.float32))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return gradients
+
+    gradients = step(pictures)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    moved = {v.path for v in model.variables if (v.numpy() != before[v.path]).any()}
+    frozen_paths = {
+        weight.path
+        for layer in _trunk_layers(model)
+        if not layer.trainable
+        for weight in layer.variables
+    }
+    assert bool(frozen_paths) == freezes
+    assert not moved & frozen_paths
+    paths = {v.path for v in model.trainable_variables}
+    # Relu units may be dead on four pictures, so a bias or a scale may stay.
+    assert len(moved & paths) > 0.9 * len(paths), sorted(paths - moved)
+    trunk = models.trunk_variables(model)
+    assert trunk
+    assert moved & trunk
+    assert moved - trunk
+
+
+def _trunk_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return model.get_layer(models.TRUNK).layers
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(name, dtype, pictures, policy):
+    exact = build(name)
+    policy(dtype)
+    model = build(name)
+    model.set_weights(exact.get_weights())
+    convolutions = [
+        layer for layer in _trunk_layers(model) if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert {layer.compute_dtype for layer in convolutions} == {dtype.removeprefix("mixed_")}
+    assert {v.dtype for v in model.weights} == {"float32"}
+    embeddings = model(pictures)
+    assert_unit_length(embeddings)
+    want = np.asarray(exact(pictures))
+    cosine = (np.asarray(embeddings) * want).sum(-1)
+    assert cosine.min() > 0.99
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(pictures, training=True)[:, 0])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@EVERY
+def test_same_seed_same_weights(name):
+    for first, second in zip(build(name).weights, build(name).weights, strict=True):
+        np.testing.assert_array_equal(first, second)

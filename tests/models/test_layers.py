@@ -1,0 +1,156 @@
+"""Layers against float64 formulas, at the edges where plain formulas break."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.models.layers import Dropout, GeM, L2Normalize, Preprocess
+
+PIXELS = np.array([[[[0, 128, 255], [10, 20, 30]]]], "uint8")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(
+    ("mode", "application"),
+    [
+        ("caffe", keras.applications.vgg16),
+        ("torch", keras.applications.densenet),
+        ("tf", keras.applications.mobilenet),
+    ],
+)
+def test_preprocessing_is_that_of_keras_applications(mode, application, dtype):
+    want = application.preprocess_input(PIXELS.astype("float32"))
+    np.testing.assert_allclose(Preprocess(mode)(PIXELS.astype(dtype)), want, atol=1e-4)
+
+
+def test_preprocessing_rescale_and_none():
+    np.testing.assert_allclose(Preprocess()(PIXELS), PIXELS / 255.0, atol=1e-7)
+    np.testing.assert_array_equal(Preprocess("none")(PIXELS), PIXELS.astype("float32"))
+
+
+def test_preprocessing_keeps_float32_in_mixed_precision():
+    fractions = PIXELS + np.float32(0.3)
+    layer = Preprocess("rescale", dtype="mixed_bfloat16")
+    assert Preprocess("rescale").compute_dtype == "float32"
+    assert layer(PIXELS).dtype == tf.float32
+    np.testing.assert_allclose(Preprocess()(fractions), fractions / 255.0, atol=1e-7)
+
+
+def test_preprocessing_refuses_unknown_modes():
+    with pytest.raises(ValueError, match="rescale, caffe, torch, tf, none"):
+        Preprocess("imagenet")
+
+
+def _gem(features: np.ndarray, p: float, epsilon: float = 1e-6) -> np.ndarray:
+    features = np.maximum(features.astype("float64"), epsilon)
+    batch, height, width, channels = features.shape
+    result = np.zeros((batch, channels))
+    for b in range(batch):
+        for c in range(channels):
+            total = 0.0
+            for y in range(height):
+                for x in range(width):
+                    total += features[b, y, x, c] ** p
+            result[b, c] = (total / (height * width)) ** (1 / p)
+    return result
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 6.5])
+def test_gem_formula(p):
+    features = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype("float32")
+    np.testing.assert_allclose(GeM(p)(features), _gem(features, p), rtol=1e-5)
+
+
+def test_gem_gradients_match_differences():
+    features = np.random.default_rng(1).uniform(0.1, 2, size=(1, 2, 3, 2))
+    layer = GeM(2.5)
+    x = tf.constant(features, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(layer(x) * [1.0, -2.0])
+    by_x, by_p = tape.gradient(total, [x, layer.p.value])
+
+    def value(features: np.ndarray, p: float) -> float:
+        return float((_gem(features, p) * [1.0, -2.0]).sum())
+
+    step = 1e-5
+    assert by_p.numpy() == pytest.approx(
+        (value(features, 2.5 + step) - value(features, 2.5 - step)) / (2 * step), rel=1e-3
+    )
+    for place in np.ndindex(features.shape):
+        moved = features.copy()
+        moved[place] += step
+        want = (value(moved, 2.5) - value(features, 2.5)) / step
+        assert by_x.numpy()[place] == pytest.approx(want, rel=1e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_gem_stays_finite(dtype):
+    features = tf.cast(tf.constant([0.0, 6e4, 1e-7, -5.0], tf.float32), dtype)
+    features = tf.reshape(features, (1, 2, 2, 1))
+    layer = GeM(30.0)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        pooled = layer(features)
+    gradients = tape.gradient(pooled, [features, layer.p.value])
+    assert pooled.dtype == tf.float32
+    assert 5e4 < pooled.numpy()[0, 0] < 6.1e4
+    assert all(np.isfinite(tf.cast(g, tf.float32)).all() for g in gradients)
+    zeros = layer(tf.zeros((1, 2, 2, 1), dtype))
+    assert zeros.numpy()[0, 0] == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_gem_refuses_exponents_that_are_not_positive():
+    with pytest.raises(ValueError, match="above 0"):
+        GeM(0.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_l2_normalize(dtype):
+    vectors = tf.cast(tf.constant([[3.0, 4.0], [300.0, 400.0], [0.0, 0.0], [3e-4, 4e-4]]), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(vectors)
+        unit = L2Normalize()(vectors)
+        total = tf.reduce_sum(unit)
+    assert unit.dtype == tf.float32
+    want = [[0.6, 0.8], [0.6, 0.8], [0, 0], [0.6, 0.8]]
+    np.testing.assert_allclose(unit, want, atol=2e-3)
+    gradient = tf.cast(tape.gradient(total, vectors), tf.float32).numpy()
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[2], 0)
+    # d/dx of (x + y) / |(x, y)| = y (y - x) / |(x, y)|^3, and the like for y.
+    np.testing.assert_allclose(gradient[0], [4 / 125, -3 / 125], atol=2e-3)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    layer = Dropout(0.25, seed=1)
+    ones = np.ones((400, 50), "float32")
+    first, second = (np.asarray(layer(ones, training=True)) for _ in range(2))
+    assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert (first == 0).mean() == pytest.approx(0.25, abs=0.02)
+    assert (first != second).any()
+    np.testing.assert_array_equal(layer(ones), ones)
+    np.testing.assert_array_equal(Dropout(0.25, seed=1)(ones, training=True), first)
+
+
+def test_dropout_state_is_named_after_its_layer():
+    for _ in range(2):
+        layer = Dropout(0.5, name="mine")
+        layer(np.ones((2, 3), "float32"))
+        assert [v.path for v in layer.variables] == ["mine/random/seed_generator_state"]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_dropout_refuses_rates_out_of_range(rate):
+    with pytest.raises(ValueError, match="below 1"):
+        Dropout(rate)
+
+
+@pytest.mark.parametrize(
+    "layer", [Preprocess("tf"), GeM(2.0, 1e-3), L2Normalize(), Dropout(0.3, seed=4)]
+)
+def test_layers_come_back_from_their_config(layer):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is type(layer)
+    assert again.get_config() == layer.get_config()
