@@ -28,6 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["trainer", "trainer.*"]),
+    package_data={"trainer.launch": ["*.html.j2"]},
     install_requires=[
         "tensorflow>=2.19",
         "keras>=3.8",
@@ -35,6 +36,7 @@ setup(
         "tensorboard>=2.19",
         "typer>=0.15",
         "rich>=13",
+        "jinja2>=3.1",
         "pyyaml>=6",
         "pillow>=11",
         "matplotlib>=3.9",

@@ -25,9 +25,6 @@ class TrainOptions:
     accumulate: int = option(1, "batches whose gradients are added up for one update", least=1)
     clip_value: float | None = option(None, "largest absolute value of a gradient entry", above=0)
     clip_norm: float | None = option(None, "largest norm of all gradients together", above=0)
-    weight_decay: float = option(
-        0.0, "decoupled weight decay: share of a weight taken off per update, times lr", least=0
-    )
     decay_exclude: str = option(
         "bias|gamma|beta|norm", "regular expression of weights that do not decay", regex=True
     )

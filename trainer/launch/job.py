@@ -68,7 +68,7 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
         RunFolder(path).check(config)
     strategy = _prepare_runtime(config)
     chief = _is_chief(strategy)
-    table = config.build("dataset", config.data_path)
+    table = _with_splits(config.build("dataset", config.data_path), config)
     splits = _Splits.of(table, config)
     plan = _plan(config, splits, strategy)
 
@@ -97,18 +97,12 @@ class _Splits:
 
     @classmethod
     def of(cls, table: ItemTable, config: JobConfig) -> _Splits:
-        names = set(map(str, table.splits))
-        if names == {""}:
-            raise UserError(
-                "the data set has no split column: without images held out of training no result "
-                "means anything; add a column split with train, val and test (by class, so that "
-                "test classes are never seen in training)"
-            )
+        names = table.splits
         train = table.in_split(*_names(config.train_split))
         if not len(train):
             raise UserError(
                 f"train_split={config.train_split!r} has no images; the data set has the splits "
-                f"{', '.join(sorted(names))}"
+                f"{', '.join(names)}"
             )
         val = table.in_split(*_names(config.val_split))
         test, test_name = table.in_split(*_names(config.test_split)), config.test_split
@@ -117,7 +111,7 @@ class _Splits:
         if not len(test):
             raise UserError(
                 f"neither test_split={config.test_split!r} nor val_split={config.val_split!r} has "
-                f"images to evaluate on; the data set has the splits {', '.join(sorted(names))}"
+                f"images to evaluate on; the data set has the splits {', '.join(names)}"
             )
         return cls(train, val if len(val) else None, test, test_name)
 
@@ -152,6 +146,34 @@ class _Plan:
     steps_per_epoch: int
     total_steps: int
     monitor: str | None
+
+
+def read_split(config: JobConfig, names: str | None = None) -> ItemTable:
+    """Return rows of a config's data set.
+
+    Args:
+        config: its data set, divided as a job divides it.
+        names: comma list of splits; default: what a job is tested on.
+
+    Raises:
+        UserError: the data is not there, or the split is empty.
+    """
+    table = _with_splits(config.build("dataset", config.data_path), config)
+    if names is None:
+        return _Splits.of(table, config).test
+    rows = table.in_split(*_names(names))
+    if not len(rows):
+        raise UserError(f"split {names!r} has no images; there are {', '.join(table.splits)}")
+    return rows
+
+
+def _with_splits(table: ItemTable, config: JobConfig) -> ItemTable:
+    from trainer.data.split import split_by_class
+
+    if not set(table.splits) <= {""}:
+        return table
+    LOG.info("the data has no splits: its classes are divided at random, by the seed")
+    return split_by_class(table, config.val_share, config.test_share, config.seed)
 
 
 def _plan(config: JobConfig, splits: _Splits, strategy: Any) -> _Plan:
@@ -359,10 +381,9 @@ def _finish(
 ) -> JobResult:
     """Export, measure what was exported, index, search, and write the report."""
     from trainer.launch.report import write_report
-    from trainer.launch.search_run import build_index, draw_neighbours
+    from trainer.launch.searching import build_index, draw_neighbours, embed_items
     from trainer.serving.embedder import Embedder
     from trainer.serving.export import export
-    from trainer.training.validation import embed_table
 
     with folder.local("model.keras") as path:
         model.save(path)
@@ -370,7 +391,7 @@ def _finish(
         export(model, path, image_size=config.image_size)
         embedder = Embedder(path)
         # What is measured is what users will load, not the model in memory.
-        embeddings = embed_table(embedder.embed_tensor, splits.test, config.image_size, EMBED_BATCH)
+        embeddings = embed_items(embedder, splits.test)
     evaluation["trained"] = _measure(config, splits.test, embeddings)
     evaluation["training"] = asdict(outcome)
     folder.write_json("evaluation.json", evaluation)
@@ -378,9 +399,9 @@ def _finish(
     gallery = splits.test if is_gallery is None else splits.test.select(is_gallery)
     vectors = embeddings if is_gallery is None else embeddings[is_gallery]
     with folder.local("index") as path:
-        index = build_index(config, gallery, vectors, path)
+        catalogue = build_index(config, gallery, vectors, path)
     with folder.local("neighbours.png") as path:
-        neighbours = draw_neighbours(config, splits.test, embeddings, gallery, index, path)
+        neighbours = draw_neighbours(config, splits.test, embeddings, catalogue, path)
     folder.write_text("neighbours.json", json.dumps(neighbours, indent=1) + "\n")
     seconds = time.perf_counter() - start
     write_report(folder, config, evaluation, seconds)

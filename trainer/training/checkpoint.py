@@ -36,7 +36,8 @@ def save(path: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -
             raise FloatingPointError(f"{key} holds values that are not finite")
     text = json.dumps(dict(meta), sort_keys=True).encode()
     buffer = io.BytesIO()
-    np.savez(buffer, **{META: np.frombuffer(text, np.uint8)}, **dict(arrays))
+    entries: dict[str, Any] = {META: np.frombuffer(text, np.uint8), **arrays}
+    np.savez(buffer, **entries)
     write_bytes(path, buffer.getbuffer())
 
 

@@ -6,11 +6,13 @@ before each update a weight shrinks by `learning_rate * weight_decay` of itself 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import keras
 
 from trainer.config import register
 
-LearningRate = float | keras.optimizers.schedules.LearningRateSchedule
+LearningRate: TypeAlias = "float | keras.optimizers.schedules.LearningRateSchedule"
 
 
 @register("optimizer", "sgd", defaults={"momentum": 0.0, "nesterov": False})

@@ -1,0 +1,86 @@
+"""Learning-rate schedules against the formulas written out."""
+
+import math
+
+import keras
+import pytest
+
+from trainer.config import components
+from trainer.training import schedules
+
+LR, TOTAL, EPOCH = 0.1, 100, 10
+
+
+def rates(schedule, steps=range(TOTAL)):
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant_holds_after_a_linear_warm_up():
+    found = rates(schedules.constant(LR, TOTAL, EPOCH, warmup_steps=4))
+    assert found[:4] == pytest.approx([LR / 4, LR / 2, 3 * LR / 4, LR])
+    assert found[4:] == pytest.approx([LR] * 96)
+
+
+def test_step_changes_at_shares_and_at_step_numbers():
+    by_share = rates(schedules.step(LR, TOTAL, EPOCH, boundaries=(0.5, 0.75), factor=0.1))
+    by_number = rates(schedules.step(LR, TOTAL, EPOCH, boundaries=(50.0, 75.0), factor=0.1))
+    expected = [LR] * 50 + [LR / 10] * 25 + [LR / 100] * 25
+    assert by_share == pytest.approx(expected)
+    assert by_number == pytest.approx(expected)
+
+
+def test_step_boundaries_count_from_the_end_of_the_warm_up():
+    found = rates(schedules.step(LR, TOTAL, EPOCH, boundaries=(20.0,), warmup_steps=10))
+    assert found[29] == pytest.approx(LR)
+    assert found[30] == pytest.approx(LR / 10)
+
+
+def test_exponential_is_a_power_of_the_steps():
+    found = rates(schedules.exponential(LR, TOTAL, EPOCH, rate=0.5))
+    assert found == pytest.approx([LR * 0.5 ** (step / EPOCH) for step in range(TOTAL)], rel=1e-5)
+    stairs = rates(schedules.exponential(LR, TOTAL, EPOCH, rate=0.5, every=20, staircase=True))
+    assert stairs == pytest.approx([LR * 0.5 ** (step // 20) for step in range(TOTAL)], rel=1e-5)
+
+
+def test_cosine_reaches_the_final_rate_with_the_last_step():
+    found = rates(schedules.cosine(LR, TOTAL, EPOCH, final_lr=0.01, warmup_steps=10), range(101))
+    after = [0.01 + 0.09 * (1 + math.cos(math.pi * s / 90)) / 2 for s in range(91)]
+    assert found[10:] == pytest.approx(after, rel=1e-5)
+    assert found[100] == pytest.approx(0.01)
+
+
+def test_cosine_by_epoch_changes_only_between_epochs():
+    found = rates(schedules.cosine(LR, TOTAL, EPOCH, by_epoch=True))
+    for epoch in range(TOTAL // EPOCH):
+        same = found[epoch * EPOCH : (epoch + 1) * EPOCH]
+        assert same == pytest.approx([LR * (1 + math.cos(math.pi * epoch / 10)) / 2] * EPOCH)
+
+
+def test_a_scaled_schedule_is_the_same_curve_times_the_factor():
+    schedule = schedules.cosine(LR, TOTAL, EPOCH, warmup_steps=5)
+    assert rates(schedule.scaled(0.01)) == pytest.approx([r * 0.01 for r in rates(schedule)])
+
+
+@pytest.mark.parametrize("name", components("schedule"))
+def test_every_schedule_survives_serialization(name):
+    schedule = components("schedule")[name].build(LR, TOTAL, EPOCH, warmup_steps=7)
+    config = keras.optimizers.schedules.serialize(schedule)
+    again = keras.optimizers.schedules.deserialize(config)
+    assert rates(again) == rates(schedule)
+    assert all(rate >= 0 for rate in rates(schedule))
+
+
+@pytest.mark.parametrize(
+    ("build", "parameters"),
+    [
+        (schedules.step, {"boundaries": (0.7, 0.5)}),
+        (schedules.step, {"factor": 0.0}),
+        (schedules.exponential, {"rate": -1.0}),
+        (schedules.exponential, {"every": 0}),
+        (schedules.cosine, {"final_lr": 1.0}),
+        (schedules.constant, {"warmup_steps": -1}),
+    ],
+)
+def test_values_out_of_range_are_refused(build, parameters):
+    with pytest.raises(ValueError, match=next(iter(parameters))):
+        build(LR, TOTAL, EPOCH, **parameters)

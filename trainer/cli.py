@@ -1,0 +1,200 @@
+"""The command `mildnet`: thin, every command calls one function of a room."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import trainer
+from trainer.config import UserError
+from trainer.config.console import Debug, one_line_errors
+from trainer.config.job import JobConfig
+from trainer.launch import summary
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Visual product search: train, evaluate, export, index, search.",
+)
+data = typer.Typer(no_args_is_help=True, help="Make data sets to train on.")
+app.add_typer(data, name="data")
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder of a finished job.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
+]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Visual product search: train, evaluate, export, index, search."""
+    if version:
+        Console(highlight=False).print(f"mildnet {trainer.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@one_line_errors
+def describe(
+    kind: Annotated[str | None, typer.Argument(help="A kind of component, or a page.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A component, or a key.")] = None,
+    debug: Debug = False,
+) -> None:
+    """What exists: components, their parameters and defaults, the keys of a config."""
+    from trainer.config.describe import describe as page
+
+    Console(highlight=False).print(page(kind, name))
+
+
+@app.command()
+@one_line_errors
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A job config (.cnf).")],
+    overrides: Overrides = None,
+    run_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Run folder.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a whole job: train, evaluate before and after, export, index, report."""
+    summary.run_and_show(JobConfig.load(config, overrides or []), fresh=fresh, run_dir=run_dir)
+
+
+@app.command()
+@one_line_errors
+def evaluate(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Arrays embeddings, labels, optional is_query."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Comma list of splits; default: the test split of the run.")
+    ] = None,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Retrieval metrics of a run's model on its data, or of embeddings in a file."""
+    if (run is None) == (embeddings is None):
+        raise UserError("give a run folder or --embeddings FILE.npz, one of the two")
+    summary.quiet_tensorflow()
+    from trainer.launch.evaluating import evaluate_file, evaluate_run
+    from trainer.launch.run_folder import RunFolder
+
+    if run is not None:
+        result = evaluate_run(RunFolder.open(run), split)
+    else:
+        result = evaluate_file(embeddings)  # type: ignore[arg-type]
+    summary.show_evaluation(result, Console(highlight=False))
+    _write_json(json_file, result.to_dict())
+
+
+@app.command()
+@one_line_errors
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the SavedModel.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's model as a SavedModel that plain TensorFlow loads."""
+    summary.quiet_tensorflow()
+    from trainer.launch.evaluating import export_run
+    from trainer.launch.run_folder import RunFolder
+
+    Console(highlight=False).print(f"model in {export_run(RunFolder.open(run), to)}")
+
+
+@app.command()
+@one_line_errors
+def index(
+    run: Run,
+    items: Annotated[
+        str, typer.Option(metavar="ITEMS.csv|DIR", help="Catalogue: an items.csv, or its folder.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the index.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="index=hnsw, index.m=32, ..."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Embed a catalogue with a run's model and build an index over it."""
+    summary.quiet_tensorflow()
+    from trainer.launch.run_folder import RunFolder
+    from trainer.launch.searching import index_catalogue
+
+    count = index_catalogue(RunFolder.open(run), items, to, overrides or [])
+    Console(highlight=False).print(f"{count} items in {to}")
+
+
+@app.command()
+@one_line_errors
+def search(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    k: Annotated[int, typer.Option("-k", help="Neighbours for each picture.", min=1)] = 10,
+    index: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Index to search; default: the run's.")
+    ] = None,
+    picture: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw queries and neighbours.")
+    ] = None,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Find the nearest catalogue items of picture files."""
+    summary.quiet_tensorflow()
+    from trainer.launch.run_folder import RunFolder
+    from trainer.launch.searching import search_images
+
+    rows = search_images(RunFolder.open(run), images, k, index_folder=index, picture=picture)
+    summary.show_neighbours(rows, Console(highlight=False))
+    _write_json(json_file, rows)
+
+
+@data.command("fashion-mnist")
+@one_line_errors
+def fashion_mnist(
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")],
+    source: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with the IDX files.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many pictures of each class and file.", min=1)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make an items data set from Fashion-MNIST, with an open-set and a closed split."""
+    summary.quiet_tensorflow()
+    from trainer.data.prepare.fashion_mnist import prepare
+
+    prepare(str(to), None if source is None else str(source), limit=limit)
+    Console(highlight=False).print(f"data set in {to}")
+
+
+def _write_json(path: Path | None, values: Any) -> None:
+    if path is not None:
+        from trainer.data.files import write_bytes
+
+        write_bytes(str(path), (json.dumps(values, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Metrics of a run on its data, or of embeddings in a file; and a run's model, exported again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainer.config import UserError
+from trainer.launch.job import KS, read_split
+from trainer.launch.run_folder import RunFolder
+from trainer.launch.searching import embed_items
+from trainer.retrieval.embeddings_file import read_embeddings
+from trainer.retrieval.metrics import Evaluation, evaluate
+from trainer.training.validation import query_masks
+
+
+def evaluate_run(run: RunFolder, split: str | None = None) -> Evaluation:
+    """Measure the exported model of a run on the data of its config.
+
+    Args:
+        run: a finished run.
+        split: comma list of splits; default: the one that the run was tested on.
+
+    Raises:
+        UserError: no exported model, or data that is not there.
+    """
+    from trainer.serving.embedder import Embedder
+
+    config = run.config()
+    embedder = Embedder(run.file("model"))
+    table = read_split(config, split)
+    is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
+    return evaluate(
+        embed_items(embedder, table),
+        table.label,
+        is_query=is_query,
+        is_gallery=is_gallery,
+        ks=KS,
+        categories=table.category if any(table.category) else None,
+        domains=table.domain if any(table.domain) else None,
+        seed=config.seed,
+    )
+
+
+def evaluate_file(path: str | os.PathLike[str]) -> Evaluation:
+    """Measure embeddings from an .npz file.
+
+    Raises:
+        UserError: no such file, or arrays that do not fit.
+    """
+    content = read_embeddings(path)
+    return evaluate(
+        content.embeddings,
+        content.labels,
+        is_query=content.is_query,
+        is_gallery=content.is_gallery,
+        ks=KS,
+        categories=content.categories,
+        domains=content.domains,
+    )
+
+
+def export_run(run: RunFolder, to: Path) -> Path:
+    """Write the model of a finished run as a SavedModel.
+
+    Raises:
+        UserError: the run has no model, or `to` holds something else.
+    """
+    import keras
+
+    import trainer.models.layers  # noqa: F401 - registers the layers that model.keras names
+    from trainer.serving.export import export
+
+    source = run.file("model.keras")
+    if not run.exists("model.keras"):
+        raise UserError(f"{source}: no such file; the run has not finished")
+    try:
+        model = keras.saving.load_model(source, compile=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{source}: truncated, or not a model of mildnet ({error})") from None
+    return export(model, to, image_size=run.config().image_size)

@@ -1,0 +1,122 @@
+"""A job as a person at a terminal sees it: progress, then the numbers and where things are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from trainer.config.job import JobConfig
+
+if TYPE_CHECKING:
+    from trainer.launch.job import JobResult
+    from trainer.retrieval.metrics import Evaluation
+
+#: Rows of the closing table: metric and its name for people.
+HEADLINE = (("recall_at_1", "Recall@1"), ("recall_at_10", "Recall@10"), ("map_at_r", "MAP@R"))
+
+
+def quiet_tensorflow() -> None:
+    """Keep TensorFlow's start-up notes off the terminal; to be called before it is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -> None:
+    """Run a whole job on this machine, and print what it reached.
+
+    Raises:
+        UserError: something that the user can mend.
+        typer.Exit: the job was stopped by a signal; the code is 128 plus its number.
+    """
+    quiet_tensorflow()
+    console = Console(highlight=False)
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    logger = logging.getLogger("trainer")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [handler]
+    logger.propagate = False
+
+    from trainer.launch import job
+    from trainer.training.interrupts import Interrupted
+
+    console.print(f"[bold]{config.name}[/bold] in {job.run_path(config, run_dir)}", soft_wrap=True)
+    try:
+        result = job.run(config, fresh=fresh, run_dir=run_dir)
+    except Interrupted as stop:
+        console.print(str(stop), soft_wrap=True)
+        raise typer.Exit(128 + stop.signal_number) from None
+    if result.trained:
+        show_result(result, console)
+
+
+def show_result(result: JobResult, console: Console) -> None:
+    """Print the metrics before and after, and the files to look at."""
+    table = Table(title="Retrieval on images held out of training, percent", title_justify="left")
+    table.add_column("")
+    for name in ("colour histogram", "untrained", "trained"):
+        table.add_column(name, justify="right")
+    for metric, label in HEADLINE:
+        stages = (result.color_histogram, result.untrained, result.trained)
+        table.add_row(label, *(f"{100 * stage[metric]:.1f}" for stage in stages))
+    console.print(table)
+    console.print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes")
+    for label, path in (
+        ("report", result.report),
+        ("neighbours", result.picture),
+        ("run folder", result.run_dir),
+    ):
+        console.print(
+            f"{label:<11}{os.path.abspath(path) if '://' not in path else path}", soft_wrap=True
+        )
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print every metric with its interval, and breakdowns where there are any."""
+    table = Table(title="Retrieval, percent", title_justify="left")
+    table.add_column("metric")
+    table.add_column("mean", justify="right")
+    table.add_column(f"{evaluation.confidence:.0%} interval", justify="right")
+    for name, value in evaluation.metrics.items():
+        low, high = evaluation.intervals.get(name, (value, value))
+        table.add_row(name, f"{100 * value:.2f}", f"{100 * low:.2f} to {100 * high:.2f}")
+    console.print(table)
+    for title, groups in (("category", evaluation.by_category), ("domain", evaluation.by_domain)):
+        if len(groups) > 1:
+            part = Table(title=f"By {title} of the query, percent", title_justify="left")
+            part.add_column(title)
+            part.add_column("queries", justify="right")
+            for _, label in HEADLINE:
+                part.add_column(label, justify="right")
+            for name, group in groups.items():
+                cells = (f"{100 * group[metric]:.1f}" for metric, _ in HEADLINE)
+                part.add_row(name or "(none)", f"{group['queries']:.0f}", *cells)
+            console.print(part)
+    left_out = f", {evaluation.skipped} without a match left out" if evaluation.skipped else ""
+    console.print(f"{evaluation.queries} queries in {evaluation.gallery} items{left_out}")
+
+
+def show_neighbours(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the neighbours of each query as a table."""
+    optional = [name for name in ("label", "category", "domain") if any(name in r for r in rows)]
+    table = Table()
+    for name in ("query", "rank", "score", *optional, "item"):
+        table.add_column(
+            name, justify="right" if name in ("rank", "score") else "left", overflow="fold"
+        )
+    for row in rows:
+        first = row["rank"] == 1
+        table.add_row(
+            str(row["query"]) if first else "",
+            str(row["rank"]),
+            f"{row['score']:.3f}",
+            *(str(row.get(name, "")) for name in optional),
+            str(row["id"]),
+            end_section=False,
+        )
+    console.print(table)

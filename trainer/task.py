@@ -1,0 +1,85 @@
+"""`python -m trainer.task`: one job without questions, as a training service starts it.
+
+Takes a job config, or the flags of the first MILDNet release.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from trainer.config import UserError
+from trainer.config.console import Debug, one_line_errors
+from trainer.config.job import JobConfig
+from trainer.launch import summary
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+#: MILDNet's flags and the config keys that they set.
+FLAGS = {
+    "data_path": "data_path",
+    "model_id": "model_id",
+    "loss": "loss",
+    "optimizer": "optimizer",
+    "train_csv": "train_csv",
+    "val_csv": "val_csv",
+    "batch_size": "batch_size",
+    "train_epocs": "train_epochs",
+    "lr": "lr",
+}
+
+
+@app.command()
+@one_line_errors
+def task(
+    config: Annotated[str | None, typer.Argument(help="A job config (.cnf).")] = None,
+    job_dir: Annotated[
+        str | None, typer.Option(help="Run folder: everything the job makes goes there.")
+    ] = None,
+    data_path: Annotated[str | None, typer.Option(help="Folder or gs:// URL of the data.")] = None,
+    model_id: Annotated[str | None, typer.Option(help="Embedding model.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Optimizer.")] = None,
+    train_csv: Annotated[str | None, typer.Option(help="Training triplets.")] = None,
+    val_csv: Annotated[str | None, typer.Option(help="Validation triplets.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Triplets a step.")] = None,
+    train_epocs: Annotated[
+        str | None, typer.Option("--train-epocs", "--train-epochs", help="Epochs.")
+    ] = None,
+    lr: Annotated[str | None, typer.Option(help="Learning rate.")] = None,
+    weights_path: Annotated[
+        str | None, typer.Option(help="Trunk weights: a path, imagenet or none.")
+    ] = None,
+    is_tpu: Annotated[str | None, typer.Option(help="true: train on a TPU.")] = None,
+    hyperdash_key: Annotated[str | None, typer.Option(help="Key of Hyperdash.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run one job: a config, or MILDNet's flags, or a config with flags that win over it."""
+    flags = {key: value for name, key in FLAGS.items() if (value := locals()[name]) is not None}
+    if weights_path is not None:
+        flags["model.weights"] = weights_path.lower() if weights_path == "None" else weights_path
+    if is_tpu is not None and is_tpu.lower() in ("true", "1", "yes"):
+        flags["train.strategy"] = "tpu"
+    if hyperdash_key:
+        os.environ["HYPERDASH_KEY"] = hyperdash_key
+    texts = [f"{key}={value}" for key, value in flags.items()] + list(overrides or [])
+    if config is not None:
+        job = JobConfig.load(config, texts)
+    else:
+        if model_id is None or loss is None:
+            raise UserError("give a job config (.cnf), or at least --model-id and --loss")
+        job = JobConfig.from_mapping({}, texts, source="command line", name=model_id)
+    summary.run_and_show(job, fresh=fresh, run_dir=job_dir)
+
+
+if __name__ == "__main__":
+    app()
