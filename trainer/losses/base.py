@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,8 +15,9 @@ class EmbeddingLoss(keras.losses.Loss):
 
     It differs from other Keras losses in three ways, all of them on purpose. Labels keep their
     integer type: Keras casts them to float32, in which labels above 2^24 merge. Embeddings in
-    float16 or bfloat16 are computed with in float32. And the result is the mean over exactly the
-    batch that was passed: it is not divided by the number of replicas of a distribution strategy.
+    float16 or bfloat16 are computed with in float32, and the loss is float32. And the result is the
+    mean over exactly the batch that was passed: it is not divided by the number of replicas of a
+    distribution strategy. An embedding that is not finite makes the loss NaN.
 
     A subclass names its parameters as keyword-only arguments of `__init__` and keeps each in an
     attribute of the same name; that is also what makes up its config.
@@ -34,10 +36,11 @@ class EmbeddingLoss(keras.losses.Loss):
         if sample_weight is not None:
             raise ValueError(f"{type(self).__name__} takes no sample_weight")
         embeddings = ops.convert_to_tensor(y_pred)
-        dtype = "float64" if keras.backend.standardize_dtype(embeddings.dtype) == "float64" else ""
-        embeddings = ops.cast(embeddings, dtype or "float32")
+        if keras.backend.standardize_dtype(embeddings.dtype) != "float64":
+            embeddings = ops.cast(embeddings, "float32")
         with keras.name_scope(self.name):
-            return self._checked(y_true, embeddings)
+            # Mining may pass over an embedding that is not finite; 0 times it is NaN.
+            return self._checked(y_true, embeddings) + 0.0 * ops.sum(embeddings)
 
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
         raise NotImplementedError
@@ -107,6 +110,18 @@ def at_least(name: str, value: float, low: float, *, strictly: bool = False) -> 
     """
     if not (value > low if strictly else value >= low):
         raise ValueError(f"{name}={value} must be {'above' if strictly else 'at least'} {low:g}")
+    return value
+
+
+def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of `allowed`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
     return value
 
 

@@ -31,19 +31,19 @@ class Distance:
         """Measure row by row: (..., D) and (..., D) give (...)."""
         if self.unit:
             return self._from_cosine(ops.sum(unit(left) * unit(right), axis=-1))
-        return self._from_squared(ops.sum(ops.square(left - right), axis=-1))
+        squared = ops.sum(ops.square(left - right), axis=-1)
+        return squared if self.name == "squared_euclidean" else safe_sqrt(squared)
 
     def pairwise(self, embeddings: Any) -> Any:
         """Measure all pairs: (B, D) gives (B, B)."""
         if self.unit:
             return self._from_cosine(gram(unit(embeddings)))
-        return self._from_squared(squared_distances(embeddings))
+        if self.name == "squared_euclidean":
+            return squared_distances(embeddings)
+        return euclidean_distances(embeddings)
 
     def _from_cosine(self, cosine: Any) -> Any:
         return cosine if self.larger_is_closer else ops.maximum(1.0 - cosine, 0.0)
-
-    def _from_squared(self, squared: Any) -> Any:
-        return squared if self.name == "squared_euclidean" else safe_sqrt(squared)
 
 
 #: The measures by name: `euclidean` |x - y|, `squared_euclidean` |x - y|^2, `angular` 1 - cos(x, y)
@@ -89,25 +89,55 @@ def safe_sqrt(squared: Any) -> Any:
 def gram(embeddings: Any) -> Any:
     """Inner products of all pairs of rows: (B, D) gives (B, B).
 
-    Both factors are the same matrix, so its gradient needs one matrix product, where the general
+    Both factors are the same matrix, so the gradient needs one matrix product, where the general
     rule takes two.
     """
 
     def backward(*arguments: Any, upstream: Any = None) -> Any:
-        if upstream is None:
-            (upstream,) = arguments
-        return ops.matmul(upstream + ops.transpose(upstream), embeddings)
+        (pull,) = arguments if upstream is None else (upstream,)
+        return ops.matmul(pull + ops.transpose(pull), embeddings)
 
     return ops.matmul(embeddings, ops.transpose(embeddings)), backward
 
 
+@ops.custom_gradient
 def squared_distances(embeddings: Any) -> Any:
     """Squared Euclidean distances of all pairs of rows: (B, D) gives (B, B), with a zero diagonal.
 
     Formed as |x|^2 + |y|^2 - 2xy, hence with an error of some 1e-7 of the squared lengths, which is
     kept from going below zero.
     """
-    products = gram(embeddings)
-    # Lengths are read off the diagonal, not summed anew: equal rows come out at distance 0.
+
+    def backward(*arguments: Any, upstream: Any = None) -> Any:
+        (pull,) = arguments if upstream is None else (upstream,)
+        return _pull_together(pull, embeddings) * 2.0
+
+    return _squared_distances(embeddings), backward
+
+
+@ops.custom_gradient
+def euclidean_distances(embeddings: Any) -> Any:
+    """Euclidean distances of all pairs of rows: (B, D) gives (B, B), with a zero diagonal.
+
+    The gradient of a distance of 0 is taken as 0.
+    """
+    distances = ops.sqrt(_squared_distances(embeddings))
+
+    def backward(*arguments: Any, upstream: Any = None) -> Any:
+        (pull,) = arguments if upstream is None else (upstream,)
+        return _pull_together(ops.divide_no_nan(pull, distances), embeddings)
+
+    return distances, backward
+
+
+def _squared_distances(embeddings: Any) -> Any:
+    products = ops.matmul(embeddings, ops.transpose(embeddings))
+    # Lengths are read off the diagonal, not summed anew: an item is at distance 0 from itself.
     lengths = ops.diagonal(products)
-    return ops.maximum(lengths[:, None] + lengths[None, :] - 2.0 * products, 0.0)
+    return ops.maximum((lengths[:, None] + lengths[None, :]) - 2.0 * products, 0.0)
+
+
+def _pull_together(pull: Any, embeddings: Any) -> Any:
+    """Sum pull_ij (x_i - x_j) over all pairs in which each row of `embeddings` takes part."""
+    both = pull + ops.transpose(pull)
+    return ops.sum(both, axis=1, keepdims=True) * embeddings - ops.matmul(both, embeddings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -10,33 +11,71 @@ from keras import ops
 def pair_masks(labels: Any) -> tuple[Any, Any]:
     """Return the positive and the negative pairs of a batch as boolean (B, B).
 
-    Pairs are ordered, (i, j) as well as (j, i); an item is not paired with itself.
+    Pairs are ordered, (i, j) as well as (j, i); an item is not paired with itself. An item has no
+    negative only if the whole batch is of one class.
     """
     same = labels[:, None] == labels[None, :]
     position = ops.arange(ops.shape(labels)[0], dtype="int32")
     return ops.logical_and(same, position[:, None] != position[None, :]), ops.logical_not(same)
 
 
-class Classmates:
-    """The positives of each item, one after another, without a list of all pairs.
+def at(matrix: Any, columns: Any) -> Any:
+    """Read `columns` (B, C) of each row of `matrix` (B, B): (B, C)."""
+    return ops.take(ops.reshape(matrix, (-1,)), _flat(matrix, columns))
 
-    Round `k` of `rounds` gives every item its k-th classmate, so that a loss can go over all
-    positive pairs with (B,) of work state a round, in as many rounds as the largest class has
-    positives: all shapes are static, as XLA wants them.
+
+def add_at(matrix: Any, columns: Any, values: Any) -> Any:
+    """Add `values` (B, C) to `matrix` (B, B) at `columns` (B, C) of each row, repeats included."""
+    size = ops.shape(matrix)[0]
+    flat = ops.reshape(_flat(matrix, columns), (-1,))
+    added = ops.segment_sum(ops.reshape(values, (-1,)), flat, num_segments=size * size)
+    return matrix + ops.reshape(added, ops.shape(matrix))
+
+
+def _flat(matrix: Any, columns: Any) -> Any:
+    size = ops.shape(matrix)[0]
+    return ops.arange(size, dtype="int32")[:, None] * size + columns
+
+
+class Classmates:
+    """The positives of each item, a few at a time, without a list of all pairs.
+
+    Every item has its classmates numbered 0, 1, ... up to the size of its class less one; `most` is
+    how many the largest class gives (a scalar). Losses take them in rounds, with a work state of
+    O(B) a round: memory does not depend on class sizes, and all shapes are static, as XLA wants
+    them.
     """
 
     def __init__(self, labels: Any) -> None:
-        self._order = ops.argsort(labels)
-        ordered = ops.take(labels, self._order)
-        self._first = ops.searchsorted(ordered, labels, side="left")
-        self._size = ops.searchsorted(ordered, labels, side="right") - self._first
-        self._place = ops.argsort(self._order) - self._first
-        self.rounds = ops.max(self._size) - 1
+        # The first position of its class stands for a label: only equality of labels is used, so
+        # that any integer type will do, and no label is ever rounded.
+        same = ops.cast(labels[:, None] == labels[None, :], "int8")
+        codes = ops.cast(ops.argmax(same, axis=1), "int32")
+        self._order = ops.cast(ops.argsort(codes), "int32")
+        ordered = ops.take(codes, self._order)
+        self._first = ops.cast(ops.searchsorted(ordered, codes, side="left"), "int32")
+        last = ops.cast(ops.searchsorted(ordered, codes, side="right"), "int32")
+        self._size = last - self._first
+        self._place = ops.cast(ops.argsort(self._order), "int32") - self._first
+        self.most = ops.max(self._size) - 1
 
-    def at(self, k: Any) -> tuple[Any, Any]:
-        """Return the batch position (B,) of the k-th classmates, and whether there is one (B,).
+    def take(self, numbers: Any) -> tuple[Any, Any]:
+        """Return the positions in the batch (B, C) of classmates `numbers` (C,) of every item.
 
-        `k` counts from 0. Where there is none, the position is a valid one of no meaning.
+        The second result (B, C) says where there is such a classmate; where there is none, the
+        position is a valid one of no meaning.
         """
-        step = ops.mod(self._place + k + 1, self._size)
-        return ops.take(self._order, self._first + step), k + 1 < self._size
+        step = (self._place[:, None] + numbers[None, :] + 1) % self._size[:, None]
+        exists = numbers[None, :] + 1 < self._size[:, None]
+        return ops.take(self._order, self._first[:, None] + step), exists
+
+    def fold(self, width: int, body: Callable[..., tuple[Any, ...]], state: tuple[Any, ...]) -> Any:
+        """Run `state = body(positions, exists, *state)` over all classmates, `width` at a time."""
+
+        def round_(start: Any, *state: Any) -> tuple[Any, ...]:
+            numbers = start + ops.arange(width, dtype="int32")
+            return start + width, *body(*self.take(numbers), *state)
+
+        first = ops.zeros((), dtype="int32")
+        _, *state_ = ops.while_loop(lambda start, *_: start < self.most, round_, (first, *state))
+        return state_

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -10,7 +11,14 @@ from keras import ops
 from trainer.config.registry import register
 from trainer.losses import distances
 from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import Classmates, pair_masks
+from trainer.losses.pairs import Classmates, add_at, at, pair_masks
+
+#: Up to this many positives an item, one pass over all negatives for each positive is cheaper than
+#: sorting the negatives once (two CPU cores, 1024 items).
+PASSES = 8
+
+#: Positives looked up at a time in the sorted negatives.
+LOOKUPS = 32
 
 
 @register("loss", "triplet_semihard", takes="labels")
@@ -23,9 +31,8 @@ class TripletSemihard(LabelLoss):
 
         mean over pairs (a, p) of max(0, d(a, p) - d(a, n) + margin)
 
-    Same semantics as `tensorflow_addons.losses.TripletSemiHardLoss`, except that pairs of an anchor
-    without any negative are left out of the mean. Of negatives at exactly the same distance one is
-    taken. Memory is O(B^2).
+    Same semantics as `tensorflow_addons.losses.TripletSemiHardLoss`, save that a batch of a single
+    class costs nothing. Of negatives at exactly the same distance, one is taken. Memory is O(B^2).
 
     Args:
         margin: float, default 1.0, at least 0, in units of the distance.
@@ -33,8 +40,8 @@ class TripletSemihard(LabelLoss):
             "cosine" (which gives what "angular" does).
 
     Returns:
-        A scalar, at least 0. Labels (B,) of any integer type, embeddings (B, D). With no positive
-        pair whose anchor has a negative, 0 with zero gradients.
+        A scalar, at least 0. Labels (B,) of any integer type, embeddings (B, D). Without a positive
+        pair or without a negative, 0 with zero gradients.
 
     Raises:
         ValueError: the margin is negative or there is no such distance.
@@ -58,56 +65,85 @@ class TripletSemihard(LabelLoss):
         """Return the loss of a batch."""
         distance = distances.get(self.distance)
         away = distance.away(distance.pairwise(embeddings))
-        weights, active, count = semihard_weights(ops.stop_gradient(away), labels, self.margin)
-        return mean(ops.sum(weights * away) + self.margin * active, count)
+        weights, active, pairs = semihard_weights(ops.stop_gradient(away), labels, self.margin)
+        return mean(ops.sum(weights * away) + self.margin * active, pairs)
 
 
 def semihard_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any, Any]:
-    """Return (B, B) weights w, and the numbers of pairs above the margin and of pairs.
+    """Return weights (B, B), the number of pairs above the margin, and the number of pairs.
 
-    The sum of the hinges is sum(w * away) + margin * (pairs above the margin): each of those adds 1
-    to its positive and -1 to its negative. The mining so happens outside the gradient, whose
-    backward pass costs the same however many pairs there are.
+    Each pair above the margin adds 1 to the weight of its positive and takes 1 from that of its
+    negative, so that the hinges sum to sum(weights * away) + margin * (pairs above the margin).
+    Mining thus stays out of the gradient, which costs the same however many pairs there are.
     """
-    _, negative = pair_masks(labels)
-    rows = ops.arange(ops.shape(labels)[0], dtype="int32")
-    size = ops.shape(labels)[0]
-    infinite = ops.full_like(away, float("inf"))
-    farthest = ops.cast(ops.argmax(ops.where(negative, away, -infinite), axis=1), "int32")
-    candidates = ops.where(negative, away, -infinite)
-    has_negative = ops.any(negative, axis=1)
     classmates = Classmates(labels)
+    _, negative = pair_masks(labels)
+    has_negative = ops.any(negative, axis=1, keepdims=True)
 
-    def column(positions: Any) -> Any:
-        return ops.squeeze(ops.take_along_axis(away, positions[:, None], axis=1), axis=1)
+    def weigh(select: Callable[[Any], Any], width: int) -> tuple[Any, Any, Any]:
+        def body(positive: Any, exists: Any, weights: Any, active: Any, pairs: Any) -> Any:
+            near = at(away, positive)
+            chosen = select(near)
+            counts = ops.logical_and(exists, has_negative)
+            above = ops.logical_and(counts, near - at(away, chosen) + margin > 0)
+            above = ops.cast(above, away.dtype)
+            weights = add_at(
+                weights,
+                ops.concatenate([positive, chosen], axis=1),
+                ops.concatenate([above, -above], axis=1),
+            )
+            pairs = pairs + ops.sum(ops.cast(counts, away.dtype))
+            return weights, active + ops.sum(above), pairs
 
-    def body(k: Any, weights: Any, active: Any, count: Any) -> tuple[Any, ...]:
-        mate, valid = classmates.at(k)
-        mate = ops.cast(mate, "int32")
-        valid = ops.logical_and(valid, has_negative)
-        near = column(mate)
-        beyond = ops.where(candidates > near[:, None], candidates, infinite)
-        closest = ops.cast(ops.argmin(beyond, axis=1), "int32")
-        found = ops.squeeze(ops.take_along_axis(beyond, closest[:, None], axis=1), axis=1)
-        chosen = ops.where(ops.isfinite(found), closest, farthest)
-        hit = ops.logical_and(valid, near - column(chosen) + margin > 0)
-        hit = ops.cast(hit, away.dtype)
-        update = ops.segment_sum(
-            ops.concatenate([hit, -hit]),
-            ops.concatenate([rows * size + mate, rows * size + chosen]),
-            num_segments=size * size,
-        )
-        return (
-            k + 1,
-            weights + ops.reshape(update, ops.shape(weights)),
-            active + ops.sum(hit),
-            count + ops.sum(ops.cast(valid, away.dtype)),
-        )
+        none = ops.zeros((), dtype=away.dtype)
+        return tuple(classmates.fold(width, body, (ops.zeros_like(away), none, none)))
 
-    zero = ops.zeros((), dtype=away.dtype)
-    _, weights, active, count = ops.while_loop(
-        lambda k, *_: k < classmates.rounds,
-        body,
-        (ops.zeros((), dtype="int32"), ops.zeros_like(away), zero, zero),
+    return ops.cond(
+        classmates.most <= PASSES,
+        lambda: weigh(by_passes(away, negative), 1),
+        lambda: weigh(by_sorting(away, negative), LOOKUPS),
     )
-    return ops.stop_gradient(weights), ops.stop_gradient(active), count
+
+
+def by_passes(away: Any, negative: Any) -> Callable[[Any], Any]:
+    """Return the choice of semi-hard negatives that compares each positive with all negatives.
+
+    The choice takes values (B, 1) and gives columns (B, 1): of the smallest negative above the
+    value in its row, or of the largest negative where none is above.
+    """
+    infinite = ops.full_like(away, float("inf"))
+    candidates = ops.where(negative, away, -infinite)
+    farthest = ops.argmax(candidates, axis=1, keepdims=True)
+
+    def choose(near: Any) -> Any:
+        beyond = candidates > near
+        closest = ops.argmin(ops.where(beyond, candidates, infinite), axis=1, keepdims=True)
+        return ops.cast(ops.where(at(beyond, closest), closest, farthest), "int32")
+
+    return choose
+
+
+def by_sorting(away: Any, negative: Any) -> Callable[[Any], Any]:
+    """Return the choice that `by_passes` makes, by binary search in sorted negatives.
+
+    Takes values (B, C) and gives columns (B, C).
+    """
+    size = ops.shape(away)[0]
+    # A comparison that NaN fails keeps NaN out of the sort, which may otherwise not end well.
+    known = ops.logical_and(negative, away < float("inf"))
+    descending, columns = ops.top_k(ops.where(known, -away, -float("inf")), k=size)
+    count = ops.sum(ops.cast(negative, "int32"), axis=1, keepdims=True)
+    # Enough halvings for the batch; for a size unknown until it runs, for any that fits in memory.
+    halvings = (size if isinstance(size, int) else 2**16).bit_length()
+
+    def choose(near: Any) -> Any:
+        low, high = ops.zeros_like(near, dtype="int32"), ops.zeros_like(near, dtype="int32") + count
+        for _ in range(halvings):
+            middle = (low + high) // 2
+            beyond = -at(descending, ops.minimum(middle, size - 1)) > near
+            right = ops.logical_and(low < high, ops.logical_not(beyond))
+            high = ops.where(ops.logical_and(low < high, beyond), middle, high)
+            low = ops.where(right, middle + 1, low)
+        return ops.cast(at(columns, ops.clip(low, 0, ops.maximum(count - 1, 0))), "int32")
+
+    return choose

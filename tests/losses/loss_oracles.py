@@ -1,0 +1,161 @@
+"""The losses written as slow, obvious float64 loops, to compare the real ones with."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def distance(kind: str, x, y) -> float:
+    """Distance by name; for the similarity `cosine`, the similarity."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if kind == "squared_euclidean":
+        return float(np.sum((x - y) ** 2))
+    if kind == "euclidean":
+        return math.sqrt(np.sum((x - y) ** 2))
+    cosine = float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+    return cosine if kind == "cosine" else 1.0 - cosine
+
+
+def away(kind: str, x, y) -> float:
+    return -distance(kind, x, y) if kind == "cosine" else distance(kind, x, y)
+
+
+def positives(labels, a):
+    return [p for p in range(len(labels)) if p != a and labels[p] == labels[a]]
+
+
+def negatives(labels, a):
+    return [n for n in range(len(labels)) if labels[n] != labels[a]]
+
+
+def average(values) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def table(kind, x, similarity=False):
+    """All pairs, each on its own."""
+    measure = distance if similarity else away
+    return [[measure(kind, left, right) for right in x] for left in x]
+
+
+def triplet_semihard(labels, x, margin=1.0, distance="euclidean"):
+    d = table(distance, x)
+    losses = []
+    for a in range(len(labels)):
+        others = [d[a][n] for n in negatives(labels, a)]
+        for p in positives(labels, a) if others else []:
+            near = d[a][p]
+            beyond = [far for far in others if far > near]
+            far = min(beyond) if beyond else max(others)
+            losses.append(max(0.0, near - far + margin))
+    return average(losses)
+
+
+def triplet_hard(labels, x, margin=1.0, soft=False, distance="euclidean"):
+    d = table(distance, x)
+    losses = []
+    for a in range(len(labels)):
+        if positives(labels, a) and negatives(labels, a):
+            near = max(d[a][p] for p in positives(labels, a))
+            far = min(d[a][n] for n in negatives(labels, a))
+            excess = near - far
+            losses.append(math.log1p(math.exp(excess)) if soft else max(0.0, excess + margin))
+    return average(losses)
+
+
+def batch_all(labels, x, margin=0.2, distance="euclidean"):
+    d = table(distance, x)
+    losses = []
+    for a in range(len(labels)):
+        for p in positives(labels, a):
+            for n in negatives(labels, a):
+                excess = d[a][p] - d[a][n] + margin
+                if excess > 0:
+                    losses.append(excess)
+    return average(losses)
+
+
+def multi_similarity(labels, x, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1):
+    s = table("cosine", x, similarity=True)
+    losses = []
+    for a in range(len(labels)):
+        near = [s[a][p] for p in positives(labels, a)]
+        far = [s[a][n] for n in negatives(labels, a)]
+        if epsilon is not None:
+            near, far = (
+                [v for v in near if far and v - epsilon < max(far)],
+                [v for v in far if near and v + epsilon > min(near)],
+            )
+        losses.append(
+            math.log1p(sum(math.exp(-alpha * (v - base)) for v in near)) / alpha
+            + math.log1p(sum(math.exp(beta * (v - base)) for v in far)) / beta
+        )
+    return average(losses)
+
+
+def contrastive(labels, x, pos_margin=None, neg_margin=None, distance="euclidean"):
+    d = table(distance, x)
+    similar = distance == "cosine"
+    pos_margin = float(similar) if pos_margin is None else pos_margin
+    neg_margin = float(not similar) if neg_margin is None else neg_margin
+    sign = -1.0 if similar else 1.0
+    near, far = [], []
+    for a in range(len(labels)):
+        for p in positives(labels, a):
+            near.append(d[a][p] - sign * pos_margin)
+        for n in negatives(labels, a):
+            far.append(sign * neg_margin - d[a][n])
+    return average([v for v in near if v > 0]) + average([v for v in far if v > 0])
+
+
+def ntxent(labels, x, temperature=0.07):
+    s = table("cosine", x, similarity=True)
+    losses = []
+    for a in range(len(labels)):
+        far = sum(math.exp(s[a][n] / temperature) for n in negatives(labels, a))
+        for p in positives(labels, a) if far else []:
+            near = math.exp(s[a][p] / temperature)
+            losses.append(-math.log(near / (near + far)))
+    return average(losses)
+
+
+def _released(triplets):
+    return np.clip(triplets, 1e-7, 1 - 1e-7)
+
+
+def hinge_loss(_, triplets, margin=1.0, fidelity="corrected"):
+    if fidelity == "released":
+        triplets = _released(triplets)
+    each = [
+        margin + distance("euclidean", a, p) - distance("euclidean", a, n) for a, p, n in triplets
+    ]
+    if fidelity == "released":
+        return max(0.0, average(each))
+    return average([max(0.0, value) for value in each])
+
+
+def contrastive_loss(_, triplets, margin=1.0, fidelity="corrected"):
+    if fidelity == "released":
+        triplets = _released(triplets)
+    pairs = []
+    for a, p, n in triplets:
+        pairs.append(distance("squared_euclidean", a, p))
+        pairs.append(max(0.0, margin - distance("euclidean", a, n)) ** 2)
+    return average(pairs)
+
+
+def triplet_margin(_, triplets, margin=1.0, distance="euclidean", swap=False):
+    each = []
+    for a, p, n in triplets:
+        far = away(distance, a, n)
+        if swap:
+            far = min(far, away(distance, p, n))
+        each.append(max(0.0, away(distance, a, p) - far + margin))
+    return average(each)
+
+
+def slope(function, x, direction, step=3e-8) -> float:
+    """Derivative of `function` at `x` along `direction`, by central differences."""
+    return (function(x + step * direction) - function(x - step * direction)) / (2 * step)

@@ -1,0 +1,112 @@
+"""Every loss against its float64 loop: values, and gradients along random directions."""
+
+import keras
+import loss_oracles
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import losses
+from trainer.config import registry
+
+DISTANCES = ("euclidean", "squared_euclidean", "angular", "cosine")
+METRICS = [{"distance": name} for name in DISTANCES]
+
+CASES = {
+    "triplet_semihard": [*METRICS, {"margin": 0.1}, {"margin": 0.0}],
+    "triplet_hard": [*METRICS, {"margin": 0.1}, {"soft": True}],
+    "batch_all": [*METRICS, {"margin": 0.6}],
+    "multi_similarity": [
+        {},
+        {"epsilon": None},
+        {"alpha": 1.0, "beta": 10.0, "base": 0.3, "epsilon": 0.3},
+    ],
+    "contrastive": [*METRICS, {"pos_margin": 0.5, "neg_margin": 1.2}],
+    "ntxent": [{}, {"temperature": 0.5}],
+    "hinge_loss": [{}, {"margin": 0.2}, {"fidelity": "released"}],
+    "contrastive_loss": [{}, {"margin": 2.0}, {"fidelity": "released"}],
+    "triplet_margin": [*METRICS, {"swap": True}, {"swap": True, "distance": "cosine"}],
+}
+
+LABELS = {
+    "balanced": np.arange(12) // 3,
+    "unbalanced with singletons": np.array([5, 5, 5, 5, 5, 1, 1, 2, 3, 1, 4, 4]),
+    "two classes": np.arange(10) % 2,
+    "one class": np.zeros(6, np.int64),
+    "all different": np.arange(7),
+    "large class": np.array([0] * 12 + [1, 1, 2]),
+}
+
+
+def examples(name, parameters):
+    """Yield (labels, embeddings) that `name` takes, normalised and not."""
+    random = np.random.default_rng(7)
+    if registry.get("loss", name).tags["takes"] == "triplets":
+        for scale in (0.3, 1.0):
+            yield None, scale * random.normal(size=(9, 3, 5))
+        return
+    for labels in LABELS.values():
+        x = random.normal(size=(len(labels), 5)) + 0.3 * labels[:, None]
+        yield labels, x
+        yield labels, x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def value_and_gradient(loss, labels, x):
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(labels, x)
+    return value.numpy(), tape.gradient(value, x).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [(name, case) for name, cases in CASES.items() for case in cases]
+)
+def test_value_and_gradient_equal_the_loop(name, parameters):
+    loss = losses.get(name, **parameters)
+    oracle = getattr(loss_oracles, name)
+    random = np.random.default_rng(3)
+    values = []
+    for labels, x in examples(name, parameters):
+        value, gradient = value_and_gradient(loss, labels, x)
+        expected = oracle(labels, x, **parameters)
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
+        # The step is short, for mining makes the loss jump where another item is chosen.
+        direction = random.normal(size=x.shape)
+        slope = loss_oracles.slope(lambda at, y=labels: oracle(y, at, **parameters), x, direction)
+        np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-5, atol=1e-6)
+        single = loss(labels, x.astype(np.float32)).numpy()
+        assert single.dtype == np.float32
+        np.testing.assert_allclose(single, expected, rtol=2e-5, atol=2e-6)
+        values.append(expected)
+    assert max(values) > 0.01, "the examples do not exercise the loss"
+
+
+def test_every_registered_loss_has_cases():
+    assert set(CASES) == set(registry.components("loss"))
+
+
+@pytest.mark.parametrize("name", ["triplet_semihard", "batch_all"])
+def test_ties_count_as_the_formula_says(name):
+    """On a grid of integers all squared distances are exact, and many are equal."""
+    random = np.random.default_rng(0)
+    for classes in (2, 5, 30):
+        x = random.integers(0, 3, size=(60, 4)).astype(np.float32)
+        labels = random.integers(0, classes, size=60)
+        parameters = {"margin": 1.0, "distance": "squared_euclidean"}
+        value = losses.get(name, **parameters)(labels, x).numpy()
+        expected = getattr(loss_oracles, name)(labels, x, **parameters)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_the_gradient_passes_through_keras_training():
+    """A model compiled with a loss of ours pulls classes together."""
+    random = np.random.default_rng(1)
+    labels = np.repeat(np.arange(6), 6)
+    x = random.normal(size=(36, 8)) + 0.5 * labels[:, None]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    loss = losses.get("triplet_semihard")
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss=loss, jit_compile=False)
+    history = model.fit(x, labels, batch_size=36, epochs=30, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0]

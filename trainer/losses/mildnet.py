@@ -1,0 +1,120 @@
+"""MILDNet's losses over explicit triplets: as its paper means them, as its code computes them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from trainer.config.registry import register
+from trainer.losses import distances
+from trainer.losses.base import TripletLoss, at_least, mean, one_of
+
+#: The released losses clip embeddings to [CLIP, 1 - CLIP] before anything else.
+CLIP = 1e-7
+
+
+@register("loss", "hinge_loss", takes="triplets")
+@keras.saving.register_keras_serializable("mildnet")
+class HingeLoss(TripletLoss):
+    """Hinge loss over triplets, as in MILDNet: the positive must be closer by a margin.
+
+    With the Euclidean distance d, over T triplets of anchor q, positive p and negative n:
+
+        mean over triplets of max(0, margin + d(q, p) - d(q, n))
+
+    The released code applies the hinge once, to the mean of the batch, so that triplets already
+    solved make up for those which are not, and clips the embeddings first, which sets negative
+    coordinates to zero: max(0, mean(margin + d(q, p) - d(q, n))). `fidelity="released"` does so.
+
+    Args:
+        margin: float, default 1.0, at least 0, in units of the distance.
+        fidelity: "corrected" (default) or "released", which reproduces the released arithmetic.
+
+    Returns:
+        A scalar, at least 0. Embeddings (T, 3, D); labels are ignored. With no triplet, or none
+        that violates the margin, 0 with zero gradients.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Paper: Vishal et al., "MILDNet: A Lightweight Single Scaled Deep Ranking Architecture", 2019,
+    arXiv:1903.00905.
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        fidelity: Literal["corrected", "released"] = "corrected",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.margin = at_least("margin", margin, 0)
+        self.fidelity = one_of("fidelity", fidelity, ("corrected", "released"))
+
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return the loss of the triplets."""
+        if self.fidelity == "released":
+            anchor, positive, negative = _clip(anchor), _clip(positive), _clip(negative)
+        euclidean = distances.get("euclidean")
+        violation = (
+            self.margin + euclidean.between(anchor, positive) - euclidean.between(anchor, negative)
+        )
+        count = ops.shape(violation)[0]
+        if self.fidelity == "released":
+            return ops.relu(mean(ops.sum(violation), count))
+        return mean(ops.sum(ops.relu(violation)), count)
+
+
+@register("loss", "contrastive_loss", takes="triplets")
+@keras.saving.register_keras_serializable("mildnet")
+class ContrastiveTripletLoss(TripletLoss):
+    """Contrastive loss over the two pairs of each triplet, as in MILDNet.
+
+    With the Euclidean distance d, over the 2T pairs (q, p) and (q, n) of T triplets:
+
+        mean over pairs of d(q, p)^2 and max(0, margin - d(q, n))^2
+
+    The released code clips the embeddings first, which sets negative coordinates to zero;
+    `fidelity="released"` does so.
+
+    Args:
+        margin: float, default 1.0, at least 0, in units of the distance: negatives farther than
+            this cost nothing.
+        fidelity: "corrected" (default) or "released", which reproduces the released arithmetic.
+
+    Returns:
+        A scalar, at least 0. Embeddings (T, 3, D); labels are ignored. With no triplet, 0.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Paper: Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", 2006; used
+    by MILDNet, arXiv:1903.00905.
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        fidelity: Literal["corrected", "released"] = "corrected",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.margin = at_least("margin", margin, 0)
+        self.fidelity = one_of("fidelity", fidelity, ("corrected", "released"))
+
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return the loss of the triplets."""
+        if self.fidelity == "released":
+            anchor, positive, negative = _clip(anchor), _clip(positive), _clip(negative)
+        together = distances.get("squared_euclidean").between(anchor, positive)
+        apart = self.margin - distances.get("euclidean").between(anchor, negative)
+        total = ops.sum(together + ops.square(ops.relu(apart)))
+        return mean(total, 2 * ops.shape(together)[0])
+
+
+def _clip(embeddings: Any) -> Any:
+    return ops.clip(embeddings, CLIP, 1 - CLIP)
