@@ -201,8 +201,11 @@ class _State:
 
     def __init__(self, model: keras.Model, step_function: TrainStep) -> None:
         self._variables: dict[str, Any] = {}
-        for variable in model.variables:
-            key = f"model/{variable.path}"
+        weights = {id(weight) for weight in model.weights}
+        for place, variable in enumerate(model.variables):
+            # States of random generators have names that Keras numbers anew in every process.
+            drawn = id(variable) not in weights
+            key = f"random/{place:05d}" if drawn else f"model/{variable.path}"
             if key in self._variables:
                 raise RuntimeError(f"two variables of the model share the path {variable.path}")
             self._variables[key] = variable.value

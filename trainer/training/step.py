@@ -94,7 +94,9 @@ class TrainStep:
         found: dict[str, Any] = {}
         for number, (optimizer, _) in enumerate(self._groups):
             for place, variable in enumerate(optimizer.variables):
-                found[f"optimizer/{number}/{place:05d}/{variable.path}"] = variable.value
+                # The path begins with a name that Keras numbers anew for every optimizer.
+                name = variable.path.partition("/")[2]
+                found[f"optimizer/{number}/{place:05d}/{name}"] = variable.value
         for place, variable in enumerate(getattr(self._loss, "variables", [])):
             found[f"loss/{place:05d}/{variable.path}"] = variable.value
         if self._average is not None:

@@ -1,0 +1,211 @@
+"""One step against plain gradients computed beside it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import losses
+from trainer.config import UserError
+from trainer.training.averaging import WeightAverage
+from trainer.training.loop import fit
+from trainer.training.step import TrainStep, parameter_groups
+from trainer.training.strategy import get_strategy, replica_slices
+
+from . import tasks
+
+LR = 0.1
+
+
+def plain_gradients(model, loss, numbers):
+    """Gradients of the mean loss over batches, straight from a tape."""
+    with tf.GradientTape() as tape:
+        values = []
+        for number in numbers:
+            images, labels = tasks.batch_arrays(number)
+            values.append(loss(labels, model(images, training=True)))
+        mean = tf.add_n(values) / len(values)
+    return float(mean), tape.gradient(mean, [v.value for v in model.trainable_variables])
+
+
+def step_with_sgd(numbers=(0,), loss=None, **options):
+    """Run one step of plain SGD; return model before and after, reported numbers, gradients."""
+    keras.utils.set_random_seed(5)
+    model = tasks.small_model(norm=False)
+    loss = loss or losses.get("triplet_semihard", margin=0.2)
+    mean, gradients = plain_gradients(model, loss, numbers)
+    before = [np.array(v.numpy()) for v in model.trainable_variables]
+    groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR * scale))
+    step = TrainStep(
+        model, loss, takes_triplets=False, groups=groups, accumulate=len(numbers), **options
+    )
+    batches = iter(tasks.batches(tf.distribute.get_strategy(), numbers[0], numbers[-1] + 1))
+    found = {name: float(value) for name, value in step.run(batches).items()}
+    after = [np.array(v.numpy()) for v in model.trainable_variables]
+    return (
+        mean,
+        [np.array(g) for g in gradients],
+        [b - a for a, b in zip(after, before, strict=True)],
+        found,
+    )
+
+
+def norm_of(gradients):
+    return float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients)))
+
+
+def assert_moved(moved, expected):
+    for change, gradient in zip(moved, expected, strict=True):
+        np.testing.assert_allclose(change, LR * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"xla": True}, {"numbers": (0, 1, 2)}], ids=str)
+def test_a_step_follows_the_gradient_of_the_mean_loss(options):
+    mean, gradients, moved, found = step_with_sgd(**options)
+    assert found["loss"] == pytest.approx(mean, rel=1e-5)
+    assert found["gradient_norm"] == pytest.approx(norm_of(gradients), rel=1e-4)
+    assert norm_of(gradients) > 0.01
+    assert_moved(moved, gradients)
+
+
+def test_clip_norm_shortens_the_whole_gradient():
+    _, gradients, moved, found = step_with_sgd(clip_norm=0.01)
+    norm = norm_of(gradients)
+    assert found["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert_moved(moved, [g * 0.01 / norm for g in gradients])
+
+
+def test_clip_value_bounds_each_entry():
+    _, gradients, moved, _ = step_with_sgd(clip_value=0.001)
+    assert max(np.abs(g).max() for g in gradients) > 0.001
+    assert_moved(moved, [np.clip(g, -0.001, 0.001) for g in gradients])
+
+
+def test_penalties_of_layers_are_part_of_the_gradient():
+    model = keras.Sequential(
+        [
+            keras.Input((tasks.SIDE, tasks.SIDE, 3)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.5), use_bias=False),
+            keras.layers.UnitNormalization(),
+        ]
+    )
+
+    class Zero(keras.losses.Loss):
+        def __call__(self, labels, embeddings, sample_weight=None):
+            return 0.0 * tf.reduce_sum(embeddings)
+
+    before = np.array(model.trainable_variables[0].numpy())
+    groups = parameter_groups(model, Zero(), lambda scale: keras.optimizers.SGD(LR))
+    step = TrainStep(model, Zero(), takes_triplets=False, groups=groups)
+    step.run(iter(tasks.batches(tf.distribute.get_strategy(), 0, 1)))
+    after = np.array(model.trainable_variables[0].numpy())
+    np.testing.assert_allclose(after, before * (1 - LR * 2 * 0.5), rtol=1e-5)
+
+
+def test_explicit_triplets_reach_the_loss_in_threes():
+    seen = []
+
+    class Spy(keras.losses.Loss):
+        def __call__(self, labels, embeddings, sample_weight=None):
+            seen.append((tuple(labels.shape), tuple(embeddings.shape)))
+            return tf.reduce_sum(embeddings[:, 0] * embeddings[:, 1])
+
+    model = tasks.small_model(norm=False)
+    groups = parameter_groups(model, Spy(), lambda scale: keras.optimizers.SGD(LR))
+    step = TrainStep(model, Spy(), takes_triplets=True, groups=groups)
+    images, labels = tasks.batch_arrays(0)
+    batch = {"image": images[:15], "label": labels[:15]}
+    step.run(iter(tf.data.Dataset.from_tensors(batch)))
+    assert seen == [((5,), (5, 3, 8))]
+
+
+def test_an_overflow_in_float16_halves_the_scale_and_changes_no_weight():
+    model = tasks.small_model(norm=False)
+    loss = losses.get("triplet_semihard", margin=0.2)
+    groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR))
+    step = TrainStep(model, loss, takes_triplets=False, groups=groups, scale_loss=True)
+    start = float(step.scale.numpy())
+    before = [np.array(v.numpy()) for v in model.trainable_variables]
+    images, labels = tasks.batch_arrays(0)
+    bad = {"image": np.full_like(images, np.inf), "label": labels}
+    step.run(iter(tf.data.Dataset.from_tensors(bad)))
+    assert float(step.scale.numpy()) == start / 2
+    for value, variable in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+    step.run(iter(tf.data.Dataset.from_tensors({"image": images, "label": labels})))
+    assert any(
+        not np.array_equal(value, variable.numpy())
+        for value, variable in zip(before, model.trainable_variables, strict=True)
+    )
+
+
+def test_the_average_follows_the_weights():
+    model = tasks.small_model(norm=False)
+    average = WeightAverage(model.trainable_variables, 0.75)
+    start = np.array(average.shadows[0].numpy())
+    model.trainable_variables[0].assign(start + 1)
+    average.update()
+    np.testing.assert_allclose(average.shadows[0].numpy(), start + 0.25, atol=1e-6)
+    with average.in_place():
+        np.testing.assert_allclose(model.trainable_variables[0].numpy(), start + 0.25, atol=1e-6)
+    np.testing.assert_allclose(model.trainable_variables[0].numpy(), start + 1, atol=1e-6)
+    with pytest.raises(ValueError, match="ema is 1"):
+        WeightAverage(model.trainable_variables, 1.0)
+
+
+def test_groups_scale_the_trunk_and_keep_decay_off_what_is_excluded():
+    model = tasks.small_model()
+    trunk = {v.path for v in model.variables if v.path.startswith("conv")}
+    groups = parameter_groups(
+        model,
+        None,
+        lambda scale: keras.optimizers.SGD(LR * scale, weight_decay=0.5),
+        decay_exclude="bias|gamma|beta",
+        trunk=trunk,
+        trunk_lr_scale=0.1,
+    )
+    before = {v.path: np.array(v.numpy()) for v in model.trainable_variables}
+    for optimizer, members in groups:
+        optimizer.apply([tf.ones(v.shape) for v in members], members)
+    for variable in model.trainable_variables:
+        lr = LR * 0.1 if variable.path in trunk else LR
+        decay = 0.5 if "kernel" in variable.path else 0.0
+        expected = before[variable.path] * (1 - lr * decay) - lr
+        np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6, err_msg=variable.path)
+
+
+def test_only_weights_that_the_expression_finds_are_trained():
+    model = tasks.small_model()
+    groups = parameter_groups(
+        model, None, lambda scale: keras.optimizers.SGD(LR), trainable="^embed/"
+    )
+    assert [v.path for v in groups[0][1]] == ["embed/kernel", "embed/bias"]
+    with pytest.raises(UserError, match=r"train\.trainable='nothing'"):
+        parameter_groups(model, None, lambda scale: keras.optimizers.SGD(LR), trainable="nothing")
+
+
+def test_a_batch_that_the_replicas_cannot_share_is_refused():
+    strategy = get_strategy("mirrored", 2)
+    assert replica_slices(strategy, 16) == [(0, 8), (8, 16)]
+    assert replica_slices(strategy, 12, 3) == [(0, 6), (6, 12)]
+    with pytest.raises(UserError, match="15 images can't be divided evenly among 2 replicas"):
+        replica_slices(strategy, 15)
+    with pytest.raises(UserError, match=r"5 triplets .* multiple of 2"):
+        replica_slices(strategy, 15, 3)
+
+
+def test_xla_with_replicas_is_refused(tmp_path):
+    strategy, task = tasks.make_task(tmp_path, replicas=2, xla=True)
+    with strategy.scope(), pytest.raises(UserError, match=r"train\.xla"):
+        fit(task)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "message"),
+    [("one", 2, "train.devices is 2"), ("mirrored", 64, "64"), ("multiworker", None, "TF_CONFIG")],
+)
+def test_devices_that_are_not_there_are_refused(monkeypatch, name, devices, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match=message):
+        get_strategy(name, devices)
