@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -33,12 +32,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobConfig, dict]]:
     """The jobs that were started, in place of running them."""
     started: list[tuple[JobConfig, dict]] = []
-    job = SimpleNamespace(
-        run=lambda config, **options: started.append((config, options)),
-        run_path=lambda config, run_dir: run_dir or f"runs/{config.name}",
+    monkeypatch.setattr(
+        "trainer.launch.summary.run_and_show",
+        lambda config, **options: started.append((config, options)),
     )
-    monkeypatch.setitem(sys.modules, "trainer.launch.job", job)
-    monkeypatch.setattr("trainer.launch.job", job, raising=False)
     return started
 
 
