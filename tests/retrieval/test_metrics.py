@@ -11,6 +11,7 @@ import pytest
 from trainer.config import UserError
 from trainer.retrieval.metrics import evaluate
 from trainer.retrieval.ranking import Ranking
+from trainer.retrieval.tiles import TILE, tile_ranks
 
 
 def full_ranking(similarities, query, gallery):
@@ -190,40 +191,88 @@ def test_blocks_and_threads_change_nothing():
         assert parts.to_dict() == whole.to_dict()
 
 
-@pytest.mark.parametrize("values", ["floats", "whole numbers", "all the same"])
-def test_counting_and_sorting_agree(values):
+def all_ranks(embeddings, codes, **options):
+    rows = np.arange(len(codes))
+    ranking = Ranking(embeddings, codes, rows, rows, similarity="dot", **options)
+    blocks = list(ranking.blocks())
+    np.testing.assert_array_equal(np.concatenate([block.queries for block in blocks]), ranking.used)
+    for block in blocks:
+        np.testing.assert_array_equal(block.starts, np.cumsum(block.counts) - block.counts)
+    return np.concatenate([block.ranks for block in blocks])
+
+
+PATHS = {
+    "counted": {"tiled": False, "sort_from": 10**9},
+    "sorted": {"tiled": False, "sort_from": 1},
+    "tiled": {"tiled": True},
+}
+
+
+@pytest.mark.parametrize("values", ["floats", "some copies", "whole numbers", "all the same"])
+@pytest.mark.parametrize("path", ["sorted", "tiled"])
+def test_every_way_of_ranking_agrees(path, values):
     rng = np.random.default_rng(6)
-    codes = rng.integers(5, size=400)
+    codes = np.r_[rng.integers(5, size=380), rng.integers(5, 200, size=20)]
     embeddings = {
         "floats": rng.standard_normal((400, 6)).astype(np.float32),
+        "some copies": rng.standard_normal((400, 6)).astype(np.float32),
         "whole numbers": grid(rng, 400, 3),
         "all the same": np.ones((400, 3), np.float32),
     }[values]
-    rows = np.arange(400)
-
-    def ranks(sort_from):
-        ranking = Ranking(embeddings, codes, rows, rows, similarity="dot", sort_from=sort_from)
-        return np.concatenate([block.ranks for block in ranking.blocks()])
-
-    counted, sorted_ = ranks(10**9), ranks(1)
-    np.testing.assert_array_equal(counted, sorted_)
+    if values == "some copies":  # fewer ties than the sorted path ranks again from scratch
+        embeddings[50:60] = embeddings[200:210]
+    counted = all_ranks(embeddings, codes, **PATHS["counted"])
+    np.testing.assert_array_equal(all_ranks(embeddings, codes, **PATHS[path]), counted)
     assert counted.min() == 1
-    assert counted.max() > 390
+    assert counted.max() > 380
 
 
-def test_a_few_ties_when_sorting():
-    # Fewer ties than the sorted path ranks again from scratch.
-    rng = np.random.default_rng(7)
-    embeddings = rng.standard_normal((300, 6)).astype(np.float32)
-    embeddings[50:60] = embeddings[200:210]
-    codes, rows = rng.integers(3, size=300), np.arange(300)
-    counted, sorted_ = (
-        np.concatenate(
-            [b.ranks for b in Ranking(embeddings, codes, rows, rows, sort_from=s).blocks()]
-        )
-        for s in (10**9, 1)
-    )
-    np.testing.assert_array_equal(counted, sorted_)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("each", [3, 60])
+def test_many_tiles(each, threads):
+    # Whole numbers up to 200: similarities are exact, and some of them are equal.
+    rng = np.random.default_rng(each)
+    count = 2 * TILE + 300
+    codes = rng.permutation(np.minimum(np.arange(count) // each, count // each - 7))
+    embeddings = rng.integers(-200, 201, size=(count, 24)).astype(np.float32)
+    options = {"threads": threads, "block_bytes": 4 * count * 512}
+    found = all_ranks(embeddings, codes, **PATHS["tiled"], **options)
+    np.testing.assert_array_equal(found, all_ranks(embeddings, codes, **PATHS["sorted"], **options))
+
+
+def test_tiles_settle_most_ranks_themselves():
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(900), 5)[:4400]
+    embeddings = rng.integers(-200, 201, size=(4400, 24)).astype(np.float32)
+    ranks, tied = tile_ranks(embeddings, np.bincount(codes)[codes], 1)
+    assert 0 < tied.mean() < 0.3
+    similarities = (embeddings @ embeddings.T).astype(np.float64)
+    np.fill_diagonal(similarities, -np.inf)
+    starts = np.cumsum(np.bincount(codes)[codes] - 1)
+    for row in range(0, 4400, 97):
+        relevant = np.flatnonzero((codes == codes[row]) & (np.arange(4400) != row))
+        expected = [1 + (similarities[row] > similarities[row, item]).sum() for item in relevant]
+        assert ranks[starts[row] - len(relevant) : starts[row]].tolist() == expected
+        equal = [(similarities[row] == similarities[row, item]).sum() > 1 for item in relevant]
+        assert tied[row] == any(equal)
+
+
+def test_tiles_are_what_all_against_all_uses(monkeypatch):
+    calls = []
+
+    def spy(vectors, sizes, threads):
+        calls.append(len(vectors))
+        return tile_ranks(vectors, sizes, threads)
+
+    monkeypatch.setattr("trainer.retrieval.ranking.tile_ranks", spy)
+    rng = np.random.default_rng(0)
+    labels, embeddings = np.arange(300) // 3, rng.standard_normal((300, 128))
+    check(embeddings, labels)
+    assert calls == [300]
+    evaluate(embeddings, labels, similarity="euclidean", bootstrap=0)
+    evaluate(embeddings, labels, is_query=labels % 2 == 0, is_gallery=labels >= 0, bootstrap=0)
+    evaluate(embeddings, labels // 40, bootstrap=0)
+    assert calls == [300]
 
 
 def test_labels_keep_every_digit():
