@@ -59,6 +59,17 @@ def test_files_bytes_and_arrays_agree(exported, model, pictures, files, batch_si
     np.testing.assert_allclose(embedder(fitting), model(fitting), atol=1e-5)
 
 
+def test_batches_are_no_larger_than_asked(exported, pictures, monkeypatch):
+    embedder = Embedder(exported, batch_size=2)
+    seen = []
+    run = embedder._from_uint8
+    monkeypatch.setattr(
+        embedder, "_from_uint8", lambda images: seen.append(len(images)) or run(images=images)
+    )
+    embedder.embed_images(pictures)
+    assert seen == [2, 2, 1]
+
+
 def test_nothing_to_embed(exported):
     embedder = Embedder(exported)
     empty = np.zeros((0, 30, 20, 3), "uint8")

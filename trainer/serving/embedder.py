@@ -40,7 +40,7 @@ class Embedder:
         self.dim: int = card["embedding_dim"]
         self.image_size: int = card["image_size"]
         self._decode_files = tf.function(
-            self._decode, input_signature=[tf.TensorSpec((None,), tf.string)]
+            self._decode, input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False
         )
         try:
             # The loaded object owns the variables; signatures alone do not keep them alive.

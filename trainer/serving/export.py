@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer.config import UserError
-from trainer.data.decode import decode, resize, shrink, to_uint8
+from trainer.data.decode import decode
 
 #: What an exported folder says about itself. TensorFlow Serving leaves `assets.extra` alone.
 CARD = Path("assets.extra") / "mildnet.json"
@@ -100,9 +100,10 @@ class _Exported(tf.Module):
             )
 
         def fit(images: Any) -> Any:
+            # By way of PNG, which loses nothing: arrays shrink just as files do.
             return tf.map_fn(
-                lambda one: to_uint8(resize(shrink(one, size), size)),
-                to_uint8(images),
+                lambda one: decode(tf.io.encode_png(one, compression=1), size),
+                tf.saturate_cast(tf.round(tf.cast(images, tf.float32)), tf.uint8),
                 fn_output_signature=pixels,
             )
 
@@ -111,16 +112,15 @@ class _Exported(tf.Module):
             # Pictures of the right size are not rounded: the model takes fractions.
             return embed(tf.cond(fits, lambda: images, lambda: tf.cast(fit(images), images.dtype)))
 
-        self.from_bytes = tf.function(
-            from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")]
-        )
-        self.from_floats = tf.function(
-            from_images,
-            input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32, "images")],
-        )
-        self.from_uint8 = tf.function(
-            from_images, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
-        )
+        def function(body: Any, **argument: Any) -> Any:
+            spec = [tf.TensorSpec(*parts, name) for name, parts in argument.items()]
+            # Nothing here for AutoGraph to rewrite, and trying takes as long as all the rest.
+            return tf.function(body, input_signature=spec, autograph=False)
+
+        shape = (None, None, None, 3)
+        self.from_bytes = function(from_bytes, image_bytes=((None,), tf.string))
+        self.from_floats = function(from_images, images=(shape, tf.float32))
+        self.from_uint8 = function(from_images, images=(shape, tf.uint8))
 
     def signatures(self) -> dict[str, Any]:
         return {
