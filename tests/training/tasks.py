@@ -101,4 +101,4 @@ def make_task(run_dir, *, steps=10, replicas=1, loss="triplet_semihard", model=N
 
 
 def weights(task):
-    return {v.path: np.asarray(v.numpy()) for v in task.model.variables}
+    return {v.path: np.asarray(v.numpy()) for v in task.model.weights}

@@ -9,14 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("mildnet", "tensorflow", "keras", "numpy", "faiss-cpu", "pillow")
+PACKAGES = ("mildnet", "keras", "numpy", "faiss-cpu", "pillow")
 
 
 def describe_environment() -> dict[str, Any]:
     """Return versions, git commit and devices, ready for JSON."""
     import tensorflow as tf
 
-    versions = {}
+    versions = {"tensorflow": tf.__version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
