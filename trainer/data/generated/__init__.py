@@ -1,0 +1,1 @@
+"""Generated product pictures: products drawn from a seed, and the scenes they stand in."""
