@@ -1,0 +1,60 @@
+"""Values and gradients against those of tensorflow-addons, TensorFlow Similarity,
+pytorch-metric-learning and torch, kept in tests/reference (its README says how they are made)."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import losses
+from trainer.config import registry
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+sys.path.insert(0, str(REFERENCE))
+from golden_batches import labelled, triplets, unpack  # noqa: E402
+
+GOLDENS = {
+    f"{source}: {key}": packed
+    for source in ("tfa", "pml")
+    for key, packed in np.load(REFERENCE / f"{source}_goldens.npz").items()
+}
+
+
+def merge_twins(x, gradient):
+    """Sum the gradients of equal rows: which of two equal negatives is taken is arbitrary."""
+    _, group = np.unique(x, axis=0, return_inverse=True)
+    merged = np.zeros_like(gradient)
+    np.add.at(merged, group.ravel(), gradient)
+    return merged
+
+
+@pytest.mark.parametrize("golden", GOLDENS)
+def test_value_and_gradient_equal_the_other_library(golden):
+    name, parameters = golden.split(": ", 1)[1].split("|")
+    loss = losses.get(name, **json.loads(parameters))
+    if registry.get("loss", name).tags["takes"] == "triplets":
+        batches = {case: (None, x) for case, x in triplets().items()}
+    else:
+        batches = labelled()
+    found = unpack(GOLDENS[golden], {case: x for case, (_, x) in batches.items()})
+    assert len(found) >= 2
+    for case, (value, gradient) in found.items():
+        labels, x = batches[case]
+        at = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(at)
+            ours = loss(labels, at)
+        slope = tape.gradient(ours, at).numpy()
+        if case == "twins":
+            slope, gradient = merge_twins(x, slope), merge_twins(x, gradient)
+        np.testing.assert_allclose(ours.numpy(), value, rtol=2e-5, atol=1e-6, err_msg=case)
+        np.testing.assert_allclose(slope, gradient, rtol=1e-3, atol=2e-5, err_msg=case)
+
+
+def test_the_goldens_cover_every_loss():
+    assert {key.split(": ", 1)[1].split("|")[0] for key in GOLDENS} == set(
+        registry.components("loss")
+    )

@@ -1,0 +1,68 @@
+"""The inputs of the loss goldens: small batches with every awkward pattern of labels.
+
+Needs numpy alone, so that it runs in every environment.
+"""
+
+import numpy as np
+
+
+def unit(x):
+    """Rows scaled to length 1."""
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def labelled():
+    """Return {case: (labels int64 (B,), embeddings float32 (B, D))}."""
+    random = np.random.default_rng(20)
+
+    def around(labels, spread=0.6, dim=8):
+        centres = random.normal(size=(50, dim))
+        return (centres[labels] + spread * random.normal(size=(len(labels), dim))).astype("f4")
+
+    balanced = np.arange(16) // 4
+    unbalanced = np.array([0] * 11 + [1, 1] + [2] * 3)
+    singletons = np.array([7, 7, 7, 3, 3, 9, 8, 7, 1, 3])
+    pairs = np.arange(24) // 2
+    two = np.arange(20) % 2
+    # Multiples of 1/64: inner products are exact, so that equal rows are at equal distances.
+    twins = np.round(around(np.arange(12) // 3) * 64) / 64
+    twins[[4, 7]] = twins[1]  # an item of another class, twice
+    twins[[2, 11]] = twins[[0, 9]]  # items of the same class
+    return {
+        "balanced": (balanced, unit(around(balanced))),
+        "unbalanced": (unbalanced, around(unbalanced)),
+        "singletons": (singletons, unit(around(singletons))),
+        "pairs": (pairs, unit(around(pairs, spread=1.5, dim=12))),
+        "two classes": (two, around(two, spread=2.0)),
+        "twins": (np.arange(12) // 3, twins.astype("f4")),
+        "one class": (np.zeros(5, np.int64), unit(around(np.zeros(5, int)))),
+        "all different": (np.arange(6), unit(around(np.arange(6)))),
+    }
+
+
+def triplets():
+    """Return {case: embeddings float32 (T, 3, D)}."""
+    random = np.random.default_rng(21)
+    raw = random.normal(size=(10, 3, 8)).astype("f4")
+    return {"raw": raw, "unit": raw / np.linalg.norm(raw, axis=2, keepdims=True)}
+
+
+def pack(measured, inputs):
+    """Put {case: (value, gradient)} into one flat array, NaN for cases without."""
+    parts = []
+    for case, x in inputs.items():
+        value, gradient = measured.get(case, (np.nan, np.full(x.shape, np.nan)))
+        parts += [np.reshape(value, 1), np.ravel(gradient)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def unpack(packed, inputs):
+    """Undo `pack`: {case: (value, gradient)}, without the cases that have none."""
+    measured, start = {}, 0
+    for case, x in inputs.items():
+        value, gradient = packed[start], packed[start + 1 : start + 1 + x.size].reshape(x.shape)
+        start += 1 + x.size
+        if not np.isnan(value):
+            measured[case] = (value, gradient)
+    assert start == len(packed)
+    return measured
