@@ -1,0 +1,227 @@
+"""Every picture is looked at before training starts, so that none can stop it half way."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+
+from trainer.config import UserError
+from trainer.data import files
+from trainer.data.table import ItemTable
+
+log = logging.getLogger(__name__)
+
+#: Pictures that a thread takes at a time.
+CHUNK = 32
+#: A box may reach out of its picture by this share of a side (and by a pixel): annotations do.
+BOX_SLACK = 0.01
+
+
+def verify_images(
+    table: ItemTable,
+    *,
+    mode: Literal["full", "header", "none"] = "full",
+    max_bad_share: float = 0.01,
+    max_pixels: int = 100_000_000,
+    log_file: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ItemTable:
+    """Return the table without the rows whose pictures cannot be used.
+
+    What training would fail on is found with the decoder that training uses. Each bad picture and
+    each problem of the reader is named with its reason in the log file. Files are only read.
+
+    Args:
+        table: rows to check; a file that several rows name is read once.
+        mode: `full` decodes every picture; `header` reads its kind and size only, which misses
+            pictures that are cut off or damaged inside; `none` looks at no picture, and only the
+            problems of the reader count.
+        max_bad_share: largest share that may be bad, 0 to 1: that of the rows with a bad picture
+            plus that of the rows (or triplets) that the reader could not use; default 0.01.
+        max_pixels: most pixels of a picture by its header; checked before it is decoded, so that
+            a small file cannot fill the memory; default 100 million.
+        log_file: local file for what is bad, `path: reason` each; none by default. It is written
+            whole, and only if something is bad (one that is there is emptied).
+        progress: called with the number of files checked and their total, from one thread.
+
+    Returns:
+        The good rows in their order; triplets that lost a picture are gone.
+
+    Raises:
+        UserError: more is bad than allowed, nothing is left, or the log file cannot be written.
+    """
+    reasons = {} if mode == "none" else _bad_files(table, mode, max_pixels, progress)
+    bad_rows = np.fromiter(reasons, np.int64, len(reasons))
+    faults = [*table.problems, *(f"{table.path[row]}: {why}" for row, why in reasons.items())]
+    if log_file is not None and (faults or os.path.exists(log_file)):
+        try:
+            with files.whole_file(log_file) as stream:
+                stream.writelines(f"{fault}\n" for fault in faults)
+        except OSError as error:
+            raise UserError(f"cannot write {log_file}: {files.reason(error)}") from None
+    if not faults:
+        return table
+
+    listed = len(table.triplets) or len(table)
+    share = len(bad_rows) / max(len(table), 1)
+    share += len(table.problems) / (len(table.problems) + listed)
+    told = f"; all of them are in {log_file}" if log_file is not None else ""
+    if share > max_bad_share:
+        raise UserError(
+            f"{len(faults)} pictures and rows cannot be used, a share of {share:.2%} where "
+            f"max_bad_share allows {max_bad_share:.2%}; the first: {faults[0]}{told}"
+        )
+    good = np.ones(len(table), bool)
+    good[bad_rows] = False
+    if not good.any():
+        raise UserError(f"no picture can be used; the first: {faults[0]}{told}")
+    log.warning(
+        "%d pictures and rows are left out (%.2f%%); the first: %s%s",
+        len(faults), 100 * share, faults[0], told,
+    )  # fmt: skip
+    return table.select(good)
+
+
+def require_split(table: ItemTable, names: str, key: str = "split") -> ItemTable:
+    """Return the rows of some splits, of which there must be any.
+
+    Args:
+        table: rows to choose from.
+        names: comma list of splits.
+        key: what the message calls the list, such as `train_split`.
+
+    Raises:
+        UserError: the table is empty, or has no row of these splits; the message names those
+            that it has.
+    """
+    if not len(table):
+        raise UserError("the data set holds no pictures")
+    rows = table.in_split(names)
+    if not len(rows):
+        known = ", ".join(name for name in table.splits if name)
+        raise UserError(
+            f"{key}={names!r} has no pictures; "
+            + (f"the data set has the splits {known}" if known else "the data set has no splits")
+        )
+    return rows
+
+
+def _bad_files(
+    table: ItemTable,
+    mode: Literal["full", "header"],
+    max_pixels: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[int, str]:
+    """Return the rows that cannot be used, each with its reason, in order."""
+    from PIL import Image
+
+    decode = _decoder() if mode == "full" else None
+    paths = list(dict.fromkeys(table.path))
+    found: dict[str, tuple[int, int] | str] = {}
+
+    def check(chunk: list[str]) -> list[tuple[int, int] | str]:
+        return [_check(path, max_pixels, decode) for path in chunk]
+
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    # Pillow warns of pictures above a limit of its own; here `max_pixels` decides.
+    with warnings.catch_warnings(), ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            for chunk, results in zip(chunks, pool.map(check, chunks), strict=True):
+                found.update(zip(chunk, results, strict=True))
+                if progress:
+                    progress(len(found), len(paths))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return dict(_bad_rows(table, found))
+
+
+def _bad_rows(
+    table: ItemTable, found: dict[str, tuple[int, int] | str]
+) -> Iterator[tuple[int, str]]:
+    has_box = ~np.isnan(table.box[:, 0])
+    for row, path in enumerate(table.path):
+        result = found[path]
+        if isinstance(result, str):
+            yield row, result
+        elif has_box[row]:
+            x, y, w, h = table.box[row].tolist()
+            width, height = result
+            slack_x, slack_y = (max(1, BOX_SLACK * side) for side in result)
+            if min(x + slack_x, y + slack_y, width + slack_x - x - w, height + slack_y - y - h) < 0:
+                reason = f"the box {x:g},{y:g},{w:g},{h:g} reaches out of the picture of "
+                yield row, f"{reason}{width} x {height} pixels"
+
+
+def _check(
+    path: str, max_pixels: int, decode: Callable[[bytes], Any] | None
+) -> tuple[int, int] | str:
+    """Return width and height of a good picture, or why it is not one."""
+    from PIL import Image
+
+    remote = files.is_remote(path)
+    try:
+        contents = files.read_bytes(path) if remote else b""
+        empty = not (contents if remote else os.path.getsize(path))
+    except OSError as error:
+        return files.reason(error)
+    except Exception as error:  # Remote files fail in ways of their own.
+        return f"cannot be read: {_first_line(error)}"
+    if empty:
+        return "the file is empty"
+    try:
+        with Image.open(io.BytesIO(contents) if remote else path) as picture:
+            width, height = picture.size
+            kind = picture.format
+    except Image.DecompressionBombError:
+        return f"far more pixels than the {max_pixels:,} allowed"
+    except Image.UnidentifiedImageError:
+        return "not a picture of a known kind"
+    except Exception as error:  # A header may be damaged in any way.
+        # What the system says (a folder, no permission) comes with a number.
+        if isinstance(error, OSError) and error.errno:
+            return files.reason(error)
+        return f"not a picture, or its header is damaged ({_first_line(error)})"
+    if width * height > max_pixels:
+        return f"{width} x {height} pixels, more than the {max_pixels:,} allowed"
+    if decode is not None:
+        try:
+            decode(contents or files.read_bytes(path))
+        except MemoryError:
+            return f"{width} x {height} pixels do not fit into memory"
+        except Exception:  # Whatever the decoder raises would have stopped training.
+            return f"{kind} that cannot be decoded: cut off, damaged, or of a rare kind"
+    return width, height
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def _decoder() -> Callable[[bytes], Any]:
+    """Return what raises for the pictures that :func:`trainer.data.decode.load` raises for."""
+    import tensorflow as tf
+
+    from trainer.data.decode import load
+
+    def decode(contents: bytes) -> None:
+        with tf.device("CPU:0"):
+            if contents.startswith(b"\xff\xd8\xff"):
+                # The decoder refuses it, too, but each time with a line on the terminal.
+                if contents.rfind(b"\xff\xd9") < 0:
+                    raise ValueError("cut off: the mark of the end is missing")
+                # An eighth of the size: the whole file is read and unpacked, and only then does
+                # work fall away. A crop would stop reading at its last line.
+                tf.io.decode_jpeg(contents, channels=3, ratio=8)
+            else:
+                load(tf.constant(contents), 32, pillow=True)
+
+    return decode
