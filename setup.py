@@ -32,6 +32,7 @@ setup(
     install_requires=[
         "tensorflow>=2.19",
         "keras>=3.8",
+        "h5py>=3.11",
         "numpy>=1.26",
         "tensorboard>=2.19",
         "typer>=0.15",

@@ -237,13 +237,13 @@ def test_override_without_a_value_goes_back_to_the_default(configs):
     assert fails(configs, text, "lrr=") == "--set: unknown key 'lrr'; did you mean 'lr'?"
 
 
-def test_another_component_by_override_does_not_drop_parameters_unseen(configs):
+def test_another_component_by_override_drops_only_what_the_file_set_for_the_old_one(configs):
     text = "model_id=small\nloss=hinge_loss\nloss.form=old\n"
-    message = fails(configs, text, "loss=triplet_semihard")
-    assert (
-        message == "x.cnf:3: unknown key 'loss.form'; loss 'triplet_semihard' takes: margin, soft"
-    )
-    assert configs.load(text, "loss=triplet_semihard", "loss.form=").loss == "triplet_semihard"
+    assert "loss.form" not in configs.load(text, "loss=triplet_semihard").to_dict()
+    message = fails(configs, text, "loss=triplet_semihard", "loss.form=old")
+    assert message == "--set: unknown key 'loss.form'; loss 'triplet_semihard' takes: margin, soft"
+    message = fails(configs, text + "loss.fom=old\n", "loss=triplet_semihard")
+    assert message.startswith("x.cnf:4: unknown key 'loss.fom'")
 
 
 def test_length_in_steps_and_in_epochs(configs):
@@ -457,3 +457,20 @@ def test_loading_a_config_imports_no_tensorflow(tmp_path: Path):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_replacing_a_component_drops_what_the_file_set_for_the_old_one():
+    values = {
+        "model_id": "mildnet",
+        "loss": "triplet_semihard",
+        "dataset": "synthetic",
+        "dataset.classes": 8,
+        "loss.margin": 0.3,
+    }
+    config = JobConfig.from_mapping(values, ["dataset=items", "loss=triplet_hard"])
+    assert "dataset.classes" not in config.to_dict()
+    assert config.to_dict()["loss.margin"] == 0.3  # triplet_hard has a margin too
+    with pytest.raises(UserError, match=r"--set: unknown key 'dataset\.classes'"):
+        JobConfig.from_mapping(values, ["dataset=items", "dataset.classes=9"])
+    with pytest.raises(UserError, match=r"config: unknown key 'dataset\.classes'"):
+        JobConfig.from_mapping({**values, "dataset": "items"})

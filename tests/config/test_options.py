@@ -73,7 +73,7 @@ def test_the_real_options_are_documented_and_their_defaults_are_allowed(owner: t
         ("accumulate", "0"),
         ("clip_value", "0"),
         ("clip_norm", "-1"),
-        ("weight_decay", "-0.1"),
+        ("ema", "-0.1"),
         ("decay_exclude", "("),
         ("trainable", "*"),
         ("trunk_lr_scale", "-1"),

@@ -20,6 +20,10 @@ MAX_BYTES = 1_000_000
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*([.\-][A-Za-z0-9_]+)*")
 
 
+#: Origin of a value that came with `--set`.
+OVERRIDE = "--set"
+
+
 @dataclass(frozen=True)
 class Given:
     """A value as somebody gave it, and where: `file:line`, `--set`, `settings.cfg:3`, ..."""
@@ -83,10 +87,10 @@ def parse_override(text: str) -> tuple[str, Given]:
     if not equals or not _KEY.fullmatch(key):
         raise UserError(f"--set {text!r}: write it as key=value, such as --set loss.margin=0.3")
     if value == "":
-        return key, Given(None, "--set")
+        return key, Given(None, OVERRIDE)
     if value[0] in "\"'" and value[-1] == value[0] and len(value) > 1:
-        value = _unquote(value, "--set")
-    return key, Given(value, "--set")
+        value = _unquote(value, OVERRIDE)
+    return key, Given(value, OVERRIDE)
 
 
 def write(values: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:

@@ -144,7 +144,7 @@ class JobConfig:
         name: str,
     ) -> JobConfig:
         settings = Settings.load() if settings is None else settings
-        return _Resolver(_merge(given, overrides), settings, source).config(name)
+        return _Resolver(given, overrides, settings, source).config(name)
 
     def component(self, kind: str, name: str | None = None) -> tuple[Component, dict[str, Any]]:
         """Return the component of `kind` and its checked parameters.
@@ -280,8 +280,15 @@ _DEFAULT = object()
 class _Resolver:
     """Turns what was given into a config, collecting where each value comes from."""
 
-    def __init__(self, given: dict[str, Given], settings: Settings, source: str) -> None:
-        self.given = given
+    def __init__(
+        self,
+        written: Mapping[str, Given],
+        overrides: Iterable[str],
+        settings: Settings,
+        source: str,
+    ) -> None:
+        self.written = written
+        self.given = _merge(written, overrides)
         self.settings = settings
         self.source = source
         self.origins: dict[str, str] = {}
@@ -376,7 +383,7 @@ class _Resolver:
             raise UserError(f"{self._at(key)}{name_key}{error}") from None
 
     def _check_parameter_names(self) -> None:
-        for key, given in self.given.items():
+        for key, given in list(self.given.items()):
             prefix, dot, name = key.rpartition(".")
             if not dot:
                 continue
@@ -385,9 +392,21 @@ class _Resolver:
                 raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
             names, lead = known
             if name not in names:
+                if given.origin != cnf.OVERRIDE and name in self._replaced(prefix):
+                    del self.given[key]
+                    continue
                 close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
                 hint = f"did you mean '{prefix}.{close[0]}'?" if close else lead + ", ".join(names)
                 raise UserError(f"{given.origin}: unknown key {key!r}; {hint}")
+
+    def _replaced(self, kind: str) -> list[str]:
+        """Return the parameters of the component that the file named and --set has replaced."""
+        key = COMPONENT_KEYS.get(kind, "")
+        named = self.written.get(key)
+        if named is None or self.origins.get(key) != cnf.OVERRIDE:
+            return []
+        component = registry.components(kind).get(str(named.value))
+        return list(component.parameters) if component else []
 
     def _known_below(self, prefix: str) -> tuple[list[str], str] | None:
         """Return the names that may follow `prefix`, and the words that introduce the list."""
