@@ -30,7 +30,13 @@ class Augment(Protocol):
 
     The geometry is one affine map, so that it can be applied in the same interpolation as the
     resize. `look` changes values in place, after that.
+
+    Attributes:
+        crops: whether the maps often show a part of the picture only, so that it pays to look
+            which part a file is needed for before it is decoded.
     """
+
+    crops: bool
 
     def draw(self, random: np.random.Generator, count: int) -> Draws:
         """Choose for `count` pictures; nothing else may decide what is chosen."""
@@ -64,6 +70,8 @@ def flips(horizontal: np.ndarray, vertical: np.ndarray) -> np.ndarray:
 class Plain:
     """No random change: pictures as in evaluation."""
 
+    crops = False
+
     def draw(self, random: np.random.Generator, count: int) -> Draws:
         """Return maps that change nothing."""
         return Draws(unchanged(count)[:, :2].astype(np.float32), np.empty((count, 0), np.float32))
@@ -94,6 +102,8 @@ class Mildnet:
     Raises:
         ValueError: a value is out of its range.
     """
+
+    crops = False
 
     def __init__(
         self,

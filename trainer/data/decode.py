@@ -2,15 +2,15 @@
 
 A picture is decoded, cut to its box, shrunk, and resized to a square:
 
-- Decoding. JPEG (also CMYK), PNG (16-bit values lose their low byte), GIF and animated WebP (the
-  first frame), BMP and WebP are decoded by TensorFlow. A transparent picture is laid on white, as
-  shops show it. Orientation tags are ignored: boxes count pixels as they are stored.
-- Shrinking. Each side is divided by the largest power of two that leaves it S pixels or more, by
-  averaging areas. In a JPEG file most of that happens inside the decoder, which then has less to
-  do. What is left to the bilinear resize is a factor below two, where it skips no pixel, so that
-  large pictures do not alias.
-- Resizing. Bilinear, without keeping the aspect ratio, rounded to uint8: four times less to copy
-  than float32, and the model takes both.
+- Decoding. TensorFlow decodes JPEG (also CMYK), PNG (16-bit values lose their low byte), GIF and
+  WebP (of an animation the first frame), and BMP without palette. Transparent parts of a PNG or
+  WebP become white, as shops show them. Orientation tags are ignored: boxes count pixels as stored.
+- Shrinking. While both sides hold 2 S pixels or more, they are halved, by averaging areas; a side
+  of more than 3 S is then halved on its own. In a JPEG file the first happens inside the decoder,
+  which has less to do for it. The bilinear resize is left with a factor below two on the shorter
+  side and below three on the longer, so that large pictures hardly alias.
+- Resizing. Bilinear, without keeping the aspect ratio, rounded to uint8: a quarter of float32 to
+  copy, and models take both.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ import tensorflow as tf
 
 JPEG_RATIOS = (1, 2, 4, 8)
 
+#: Pixels of the stored picture that are decoded around the window that is asked for: enough for the
+#: neighbours that interpolation looks at, after the largest reduction.
+MARGIN = 2 * JPEG_RATIOS[-1]
+
 
 def decode(contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -> tf.Tensor:
     """Return the picture as the model sees it, in plain TensorFlow operations.
@@ -30,7 +34,7 @@ def decode(contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -
         contents: the bytes of one picture file, a scalar string.
         image_size: S, side of the result, pixels.
         box: float32 (4,): left, top, width, height in pixels of the stored picture; NaN for the
-            whole picture, which is also the default.
+            whole picture, which is also the default. What lies outside the picture is cut off.
 
     Returns:
         uint8 (S, S, 3), RGB.
@@ -38,7 +42,7 @@ def decode(contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -
     Raises:
         tf.errors.InvalidArgumentError: when run, if the bytes are no picture of a known kind.
     """
-    return to_uint8(resize(load(contents, image_size, box), image_size))
+    return _resize(load(contents, image_size, box), image_size)
 
 
 def decode_file(path: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -> tf.Tensor:
@@ -56,8 +60,7 @@ def decode_file(path: tf.Tensor, image_size: int, box: tf.Tensor | None = None) 
         tf.errors.NotFoundError: when run, if there is no such file; the message names it.
         tf.errors.InvalidArgumentError: when run, if it is no picture.
     """
-    contents = tf.io.read_file(path)
-    return to_uint8(resize(load(contents, image_size, box, pillow=True), image_size))
+    return _resize(load(tf.io.read_file(path), image_size, box, pillow=True), image_size)
 
 
 def load(
@@ -67,116 +70,180 @@ def load(
 
     Args:
         contents: the bytes of one picture file, a scalar string.
-        image_size: S, pixels: no side becomes smaller than S by shrinking.
+        image_size: S, pixels: shrinking leaves each side this long, if it was.
         box: as in :func:`decode`.
         pillow: let Pillow decode what TensorFlow does not know; not possible in a SavedModel.
 
     Returns:
-        uint8 (height, width, 3), RGB, both sides below 2 S.
+        uint8 (height, width, 3), RGB: the shorter side is below 2 S, the longer one below 3 S.
     """
-    magic = tf.strings.substr(contents, 0, 4)
-    image = tf.cond(
-        tf.equal(tf.strings.substr(magic, 0, 3), b"\xff\xd8\xff"),
-        lambda: _load_jpeg(contents, image_size, box),
-        lambda: _crop(_decode_other(contents, magic, pillow), box),
-    )
-    image.set_shape((None, None, 3))
-    return shrink(image, image_size)
+
+    def anything() -> tf.Tensor:
+        return _load(contents, image_size, box, None, pillow)[0]
+
+    def jpeg() -> tf.Tensor:
+        size = tf.image.extract_jpeg_shape(contents)[:2]
+        usual = (tf.reduce_max(size) < 3 * image_size) & (tf.reduce_min(size) < 2 * image_size)
+        return tf.cond(usual, lambda: tf.io.decode_jpeg(contents, channels=3), anything)
+
+    if box is not None:
+        return anything()
+    # The usual case, a JPEG file of a usual size, takes few operations; each of them costs time.
+    image = tf.cond(tf.io.is_jpeg(contents), jpeg, anything)
+    return tf.ensure_shape(image, (None, None, 3))
 
 
-def shrink(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Return `image`, uint8 (height, width, 3), each side halved as often as leaves it S or more."""
-    size = tf.shape(image)[:2]
-    return tf.cond(
-        tf.reduce_any(size >= 2 * image_size),
-        lambda: _average(image, size // _power_of_two(size // image_size)),
-        lambda: image,
-    )
+def load_part(
+    contents: tf.Tensor, image_size: int, box: tf.Tensor | None, window: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Do what :func:`load` does, with Pillow, for a part of the picture only.
+
+    Args:
+        contents: the bytes of one picture file, a scalar string.
+        image_size: S, pixels, for the part.
+        box: as in :func:`decode`.
+        window: float32 (4,): left, top, right, bottom of the part, from 0 to 1 over the box.
+
+    Returns:
+        The part and a little more, uint8 (height, width, 3); and what this covers, float32 (4,):
+        left, top, right, bottom from 0 to 1 over the box.
+    """
+    return _load(contents, image_size, box, window, True)
 
 
-def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Return `image` (height, width, 3) as float32 (S, S, 3), bilinear."""
-    return tf.image.resize(image, (image_size, image_size))
+def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    return to_uint8(tf.image.resize(image, (image_size, image_size)))
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """Return `image` rounded to uint8, values outside 0..255 cut off."""
-    return tf.saturate_cast(tf.round(image), tf.uint8)
+    """Return `image`, float32 within 0..255, rounded to uint8."""
+    return tf.cast(image + 0.5, tf.uint8)
+
+
+# Not inlined: inside a branch that is not taken, a call is passed over faster than all its parts.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _load(
+    contents: tf.Tensor,
+    image_size: int,
+    box: tf.Tensor | None,
+    window: tf.Tensor | None,
+    pillow: bool,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    def other() -> tuple[tf.Tensor, tf.Tensor]:
+        image = _decode_other(contents, pillow)
+        whole, part = _edges(tf.shape(image)[:2], box, window)
+        return image[part[1] : part[3], part[0] : part[2]], _cover(whole, part)
+
+    image, cover = tf.cond(
+        tf.io.is_jpeg(contents), lambda: _load_jpeg(contents, image_size, box, window), other
+    )
+    image = tf.ensure_shape(image, (None, None, 3))
+    size = tf.shape(image)[:2]
+    smaller = size // _power_of_two(tf.reduce_min(size) // image_size)
+    long = smaller >= 3 * image_size
+    smaller = tf.where(long, smaller // _power_of_two(smaller // image_size), smaller)
+    image = tf.cond(
+        tf.reduce_any(smaller < size),
+        lambda: to_uint8(tf.raw_ops.ResizeArea(images=image[tf.newaxis], size=smaller)[0]),
+        lambda: image,
+    )
+    return image, cover
 
 
 def _power_of_two(factor: tf.Tensor) -> tf.Tensor:
     """Return the largest powers of two that are at most `factor`, at least 1; int32."""
-    # int32 values below 2**24 are exact in float32, and so is the logarithm of a power of two
-    # after the half that keeps it from falling just short.
-    exponent = tf.math.log(tf.cast(tf.maximum(factor, 1), tf.float32) + 0.5) / np.log(2.0)
-    return tf.bitwise.left_shift(1, tf.cast(tf.floor(exponent), tf.int32))
+    powers = tf.constant([2**exponent for exponent in range(1, 31)])
+    exponent = tf.reduce_sum(tf.cast(factor[..., tf.newaxis] >= powers, tf.int32), axis=-1)
+    return tf.bitwise.left_shift(tf.ones_like(exponent), exponent)
 
 
-def _average(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    return to_uint8(tf.raw_ops.ResizeArea(images=image[tf.newaxis], size=size)[0])
+def _edges(
+    size: tf.Tensor, box: tf.Tensor | None, window: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return left, top, right, bottom in whole pixels, int32 (4,), of the box and of the part."""
+    extent = tf.cast(size[::-1], tf.float32)
+
+    def inside(begin: tf.Tensor, end: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        begin = tf.clip_by_value(tf.floor(begin), low, high - 1.0)
+        return tf.concat([begin, tf.clip_by_value(tf.math.ceil(end), begin + 1.0, high)], 0)
+
+    whole = tf.concat([tf.zeros(2), extent], 0)
+    if box is not None:
+        cut = inside(box[:2], box[:2] + box[2:], tf.zeros(2), extent)
+        whole = tf.where(tf.reduce_any(tf.math.is_nan(box)), whole, cut)
+    part = whole
+    if window is not None:
+        low, high = whole[:2], whole[2:]
+        begin, end = low + window[:2] * (high - low), low + window[2:] * (high - low)
+        part = inside(begin - MARGIN, end + MARGIN, low, high)
+    return tf.cast(whole, tf.int32), tf.cast(part, tf.int32)
 
 
-def _window(box: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Return left, top, right, bottom of `box` in whole pixels inside the picture, int32."""
-    size = tf.cast(tf.stack([width, height]), tf.float32)
-    box = tf.where(tf.reduce_any(tf.math.is_nan(box)), tf.concat([[0.0, 0.0], size], 0), box)
-    begin = tf.clip_by_value(tf.floor(box[:2]), 0.0, size - 1.0)
-    end = tf.clip_by_value(tf.math.ceil(box[:2] + box[2:]), begin + 1.0, size)
-    left, top = tf.unstack(tf.cast(begin, tf.int32))
-    right, bottom = tf.unstack(tf.cast(end, tf.int32))
-    return left, top, right, bottom
+def _cover(whole: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    """Return where the edges of `part` lie, from 0 to 1 between those of `whole`, float32 (4,)."""
+    begin, extent = whole[:2], whole[2:] - whole[:2]
+    return tf.cast(part - tf.tile(begin, [2]), tf.float32) / tf.cast(
+        tf.tile(extent, [2]), tf.float32
+    )
 
 
-def _crop(image: tf.Tensor, box: tf.Tensor | None) -> tf.Tensor:
-    if box is None:
-        return image
-    shape = tf.shape(image)
-    left, top, right, bottom = _window(box, shape[0], shape[1])
-    return image[top:bottom, left:right]
+def _load_jpeg(
+    contents: tf.Tensor, image_size: int, box: tf.Tensor | None, window: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    whole, part = _edges(tf.image.extract_jpeg_shape(contents)[:2], box, window)
+    factor = tf.reduce_min(part[2:] - part[:2]) // image_size
 
-
-def _load_jpeg(contents: tf.Tensor, image_size: int, box: tf.Tensor | None) -> tf.Tensor:
-    shape = tf.image.extract_jpeg_shape(contents)
-    height, width = shape[0], shape[1]
-    if box is None:
-        left, top, right, bottom = tf.constant(0), tf.constant(0), width, height
-    else:
-        left, top, right, bottom = _window(box, height, width)
-    factor = tf.minimum(right - left, bottom - top) // image_size
-
-    def at(ratio: int) -> tf.Tensor:
-        if box is None:
-            return tf.io.decode_jpeg(contents, channels=3, ratio=ratio)
+    def at(ratio: int) -> tuple[tf.Tensor, tf.Tensor]:
+        if box is None and window is None:
+            return tf.io.decode_jpeg(contents, channels=3, ratio=ratio), _cover(whole, part)
         # The decoder counts a crop in pixels of its reduced picture, whose sides it rounds up.
-        x, y = left // ratio, top // ratio
-        window = tf.stack([y, x, -(-bottom // ratio) - y, -(-right // ratio) - x])
-        return tf.image.decode_and_crop_jpeg(contents, window, channels=3, ratio=ratio)
+        begin, end = part[:2] // ratio, -(-part[2:] // ratio)
+        crop = tf.concat([begin[::-1], (end - begin)[::-1]], 0)
+        image = tf.image.decode_and_crop_jpeg(contents, crop, channels=3, ratio=ratio)
+        return image, _cover(whole, tf.concat([begin, end], 0) * ratio)
 
     branch = tf.reduce_sum(tf.cast(factor >= tf.constant(JPEG_RATIOS[1:]), tf.int32))
-    return tf.switch_case(branch, [lambda r=ratio: at(r) for ratio in JPEG_RATIOS])
+    return tf.switch_case(branch, [lambda ratio=ratio: at(ratio) for ratio in JPEG_RATIOS])
 
 
-def _decode_other(contents: tf.Tensor, magic: tf.Tensor, pillow: bool) -> tf.Tensor:
-    def plain() -> tf.Tensor:
-        image = tf.io.decode_image(contents, expand_animations=False)
-        # A grey BMP has one channel, one with alpha four.
-        return tf.broadcast_to(image[..., :3], tf.concat([tf.shape(image)[:2], [3]], 0))
+def _decode_other(contents: tf.Tensor, pillow: bool) -> tf.Tensor:
+    """Return a picture that is not JPEG, uint8 (height, width, 3)."""
+
+    def with_pillow() -> tf.Tensor:
+        return tf.numpy_function(_decode_with_pillow, [contents], tf.uint8, stateful=False)
 
     def png() -> tf.Tensor:
         return _on_white(tf.io.decode_png(contents, channels=4))
 
-    def rest() -> tf.Tensor:
-        if pillow:
-            image = tf.numpy_function(_decode_with_pillow, [contents], tf.uint8, stateful=False)
-            return tf.ensure_shape(image, (None, None, 3))
-        return plain()
+    def webp() -> tf.Tensor:
+        frame = tf.io.decode_webp(contents)[0]
+        return tf.cond(
+            tf.equal(tf.shape(frame)[-1], 4), lambda: _on_white(frame), lambda: frame[..., :3]
+        )
 
-    cases = [
-        (tf.equal(magic, b"\x89PNG"), png),
-        (tf.equal(magic, b"GIF8"), plain),
-        (tf.equal(tf.strings.substr(magic, 0, 2), b"BM"), plain),
-    ]
-    return tf.case(cases, default=rest, exclusive=False)
+    def bmp() -> tf.Tensor:
+        # Asked for the number of channels it has, TensorFlow would give the numbers of a palette
+        # out as shades of grey.
+        depth = tf.io.decode_raw(tf.strings.substr(contents, 28, 2), tf.uint16)[0]
+        return tf.cond(
+            tf.equal(depth, 32),
+            lambda: tf.io.decode_bmp(contents, channels=4)[..., :3],
+            lambda: tf.io.decode_bmp(contents, channels=3),
+        )
+
+    def gif() -> tf.Tensor:
+        return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+    magic = tf.strings.substr(contents, 0, 4)
+    kinds = [(tf.equal(magic, b"\x89PNG"), png), (tf.equal(magic, b"GIF8"), gif)]
+    # TensorFlow reads WebP since 2.20, and no BMP with a palette.
+    if hasattr(tf.io, "decode_webp"):
+        container = tf.equal(magic, b"RIFF") & tf.equal(tf.strings.substr(contents, 8, 4), b"WEBP")
+        kinds.append((container, webp))
+    if not pillow:
+        kinds.append((tf.equal(tf.strings.substr(magic, 0, 2), b"BM"), bmp))
+    image = tf.case(kinds, default=with_pillow if pillow else gif)
+    return tf.ensure_shape(image, (None, None, 3))
 
 
 def _on_white(image: tf.Tensor) -> tf.Tensor:
@@ -204,35 +271,75 @@ def _decode_with_pillow(contents: bytes) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def warp(image: tf.Tensor, affine: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Return views of a picture, resized and moved in one bilinear interpolation.
+def warp(
+    pixels: tf.Tensor, size: tf.Tensor, source: tf.Tensor, affine: tf.Tensor, image_size: int
+) -> tf.Tensor:
+    """Return views of pictures, resized and moved in one bilinear interpolation.
+
+    Equal to resizing to (S, S) where `affine` changes nothing. XLA compiles it, which makes it
+    several times faster than `ImageProjectiveTransformV3`. Pictures of any size come one after
+    another in one buffer, so that what is compiled depends on the length of the buffer only.
 
     Args:
-        image: uint8 (height, width, 3).
-        affine: float32 (n, 2, 3), see :class:`trainer.data.augment.Draws`.
+        pixels: uint8 (P, 3): the rows of the first picture, then those of the second, and so on;
+            what follows the last one is not looked at. P is below 2**31.
+        size: int32 (f, 2): height and width of each picture.
+        source: int32 (n,): which picture each view shows.
+        affine: float32 (n, 2, 3): where each view takes its pixels from, see
+            :class:`trainer.data.augment.Draws`.
         image_size: S, pixels.
 
     Returns:
-        float32 (n, S, S, 3) in 0..255.
+        uint8 (n, S, S, 3).
     """
-    shape = tf.cast(tf.shape(image), tf.float32)
-    height, width = shape[0], shape[1]
-    step = affine[:, :, :2] / image_size
-    shift = affine[:, :, 2] + tf.reduce_sum(step, axis=2) * 0.5
-    rows = (
-        tf.concat([step, shift[..., tf.newaxis]], axis=2) * tf.stack([width, height])[:, tf.newaxis]
-    )
-    rows -= tf.constant([0.0, 0.0, 0.5])
-    flat = tf.reshape(rows, (-1, 6))
-    transforms = tf.concat([flat, tf.zeros((tf.shape(flat)[0], 2))], axis=1)
-    copies = tf.shape(affine)[0]
-    images = tf.tile(tf.cast(image, tf.float32)[tf.newaxis], (copies, 1, 1, 1))
-    result = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transforms,
-        output_shape=(image_size, image_size),
-        interpolation="BILINEAR",
-        fill_mode="NEAREST",
-        fill_value=0.0,
-    )
-    return tf.ensure_shape(result, (None, image_size, image_size, 3))
+    begin = tf.gather(tf.cumsum(size[:, 0] * size[:, 1], exclusive=True), source)
+    places = _places(tf.gather(size, source), begin, affine, image_size)
+    return _blend(pixels, *places)
+
+
+# Two compiled programs, not one: fused, XLA would work out the places anew for every colour.
+@tf.function(jit_compile=True, autograph=False)
+def _places(
+    size: tf.Tensor, begin: tf.Tensor, affine: tf.Tensor, image_size: int
+) -> tuple[tf.Tensor, ...]:
+    """Return, for each pixel (n, S, S), its four sources and how much the later ones count.
+
+    The sources are given as the index of the upper left one, and how far on the right and the
+    lower ones are, all int32; the shares of right and lower are float32.
+    """
+    begin, height, width = (tf.reshape(v, (-1, 1, 1)) for v in (begin, size[:, 0], size[:, 1]))
+    affine = affine[..., tf.newaxis, tf.newaxis]
+    centre = (tf.range(image_size, dtype=tf.float32) + 0.5) / image_size
+    across, down = centre[tf.newaxis, :], centre[:, tf.newaxis]
+
+    def along(axis: int, length: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # Pixel k covers k to k + 1, and its value stands in the middle: hence the half.
+        place = affine[:, axis, 0] * across + affine[:, axis, 1] * down + affine[:, axis, 2]
+        place = place * tf.cast(length, tf.float32) - 0.5
+        place = tf.maximum(tf.minimum(place, tf.cast(length - 1, tf.float32)), 0.0)
+        before = tf.cast(place, tf.int32)
+        after = tf.minimum(before + 1, length - 1)
+        return before, after - before, place - tf.cast(before, tf.float32)
+
+    column, right, rightness = along(0, width)
+    row, low, lowness = along(1, height)
+    return begin + row * width + column, right, low * width, rightness, lowness
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _blend(
+    pixels: tf.Tensor,
+    first: tf.Tensor,
+    right: tf.Tensor,
+    low: tf.Tensor,
+    rightness: tf.Tensor,
+    lowness: tf.Tensor,
+) -> tf.Tensor:
+    def at(index: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.gather(pixels, index), tf.float32)
+
+    rightness, lowness = rightness[..., tf.newaxis], lowness[..., tf.newaxis]
+    upper, lower = at(first), at(first + low)
+    upper += (at(first + right) - upper) * rightness
+    lower += (at(first + low + right) - lower) * rightness
+    return tf.cast(upper + (lower - upper) * lowness + 0.5, tf.uint8)

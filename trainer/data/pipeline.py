@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,13 @@ from trainer.data.table import ItemTable
 
 #: Keeps the random numbers of pictures apart from those of samplers with the same seed.
 AUGMENT_STREAM = 0xA6
+
+#: Pictures worked on at once by one thread: enough to make the start of a compiled program cheap,
+#: few enough to stay in the processor's cache.
+GROUP = 8
+
+#: Share of the area above which a part of a picture is not worth asking the decoder for.
+WORTHWHILE_PART = 0.6
 
 
 def train_batches(
@@ -61,49 +68,66 @@ def train_batches(
     here = np.concatenate([np.arange(low, high) for low, high in shares])
     changes = augment or Plain()
     looks = changes.draw(np.random.default_rng(0), 1).look.shape[1]
+    boxed = bool(np.isfinite(table.box).any())
+    group = -(-len(here) // -(-len(here) // GROUP))
 
     def plan(step: np.int64) -> tuple[np.ndarray, ...]:
-        rows = np.asarray(sampler.batch(int(step)), np.int64)
         sequence = np.random.SeedSequence([seed % 2**64, AUGMENT_STREAM, int(step)])
         # Drawn for the whole batch, so that a picture does not depend on how the batch is shared.
         draws = changes.draw(np.random.Generator(np.random.Philox(sequence)), size)
-        return _by_file(table, rows[here], draws.affine[here], draws.look[here])
+        rows, position, first = _groups(np.asarray(sampler.batch(int(step)))[here], group)
+        chosen = here[np.maximum(position, 0)]
+        affine = draws.affine[chosen]
+        return (
+            _paths(table, rows),
+            table.box[rows],
+            _windows(affine, first),
+            first,
+            position,
+            table.label[rows],
+            rows,
+            affine,
+            draws.look[chosen],
+        )
 
     def planned(step: tf.Tensor) -> tf.data.Dataset:
-        specs = (
-            tf.TensorSpec((None,), tf.string),
-            tf.TensorSpec((None, 4), tf.float32),
-            tf.TensorSpec((None, None), tf.int32),
-            tf.TensorSpec((None, None), tf.int64),
-            tf.TensorSpec((None, None), tf.int64),
-            tf.TensorSpec((None, None, 2, 3), tf.float32),
-            tf.TensorSpec((None, None, looks), tf.float32),
-        )
-        parts = tf.numpy_function(plan, [step], [spec.dtype for spec in specs], stateful=False)
-        parts = [tf.ensure_shape(part, spec.shape) for part, spec in zip(parts, specs, strict=True)]
-        return tf.data.Dataset.from_tensor_slices(tuple(parts))
+        specs = {
+            "path": tf.TensorSpec((None, group), tf.string),
+            "box": tf.TensorSpec((None, group, 4), tf.float32),
+            "window": tf.TensorSpec((None, group, 4), tf.float32),
+            "first": tf.TensorSpec((None, group), tf.bool),
+            "position": tf.TensorSpec((None, group), tf.int32),
+            "label": tf.TensorSpec((None, group), tf.int64),
+            "row": tf.TensorSpec((None, group), tf.int64),
+            "affine": tf.TensorSpec((None, group, 2, 3), tf.float32),
+            "look": tf.TensorSpec((None, group, looks), tf.float32),
+        }
+        return _slices(plan, step, specs)
 
-    def read(
-        path: tf.Tensor,
-        box: tf.Tensor,
-        position: tf.Tensor,
-        label: tf.Tensor,
-        row: tf.Tensor,
-        affine: tf.Tensor,
-        look: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
-        image = decode.load(tf.io.read_file(path), image_size, box, pillow=True)
-        copies = tf.reduce_sum(tf.cast(position >= 0, tf.int32))
-        images = decode.warp(image, affine[:copies], image_size)
+    def read(views: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        first = views["first"]
+        path = views["path"][first]
+        box = views["box"][first] if boxed else None
+        source = tf.cumsum(tf.cast(first, tf.int32)) - 1
+        if isinstance(changes, Plain):
+            images = tf.gather(_resized(path, box, image_size), source)
+        else:
+            window = views["window"][first] if changes.crops else None
+            pixels, sizes, cover = _load_files(path, box, window, group, image_size)
+            affine = _within(views["affine"], tf.gather(cover, source))
+            images = decode.warp(pixels, sizes, source, affine, image_size)
         if looks:
             images = tf.map_fn(
-                lambda pair: changes.look(*pair), (images, look[:copies]), tf.float32
+                lambda pair: decode.to_uint8(changes.look(tf.cast(pair[0], tf.float32), pair[1])),
+                (images, views["look"]),
+                fn_output_signature=tf.uint8,
             )
+        count = tf.reduce_sum(tf.cast(views["position"] >= 0, tf.int32))
         return {
-            "image": decode.to_uint8(images),
-            "label": label[:copies],
-            "row": row[:copies],
-            "position": position[:copies],
+            "image": images[:count],
+            "label": views["label"][:count],
+            "row": views["row"][:count],
+            "position": views["position"][:count],
         }
 
     def in_order(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -115,40 +139,110 @@ def train_batches(
         )
 
     steps = tf.data.Dataset.range(start, np.iinfo(np.int64).max if stop is None else stop)
-    batches = (
-        steps.flat_map(planned)
-        .map(read, num_parallel_calls=_cores())
-        .rebatch(len(here))
-        .map(in_order)
-    )
+    batches = steps.flat_map(planned).map(read, num_parallel_calls=_cores())
+    batches = batches.rebatch(len(here)).map(in_order)
     return batches.prefetch(2).with_options(_options())
 
 
-def _by_file(
-    table: ItemTable, rows: np.ndarray, affine: np.ndarray, look: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Group a batch by file: arrays (files, copies, ...); position -1 pads files with fewer copies."""
-    files, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    first = np.full(len(files), len(rows))
-    np.minimum.at(first, inverse, np.arange(len(rows)))
-    rank = np.argsort(np.argsort(first))
-    by_file = np.argsort(rank[inverse], kind="stable")
-    files, counts = files[np.argsort(first)], counts[np.argsort(first)]
-    begin = np.cumsum(counts) - counts
-    turn = np.arange(counts.max())
-    filled = turn < counts[:, np.newaxis]
-    place = by_file[np.where(filled, begin[:, np.newaxis] + turn, 0)]
-    position = np.where(filled, place, -1).astype(np.int32)
-    paths = np.array([os.fsencode(path) for path in table.path[files]], object)
-    return (
-        paths,
-        table.box[files],
-        position,
-        table.label[rows[place]],
-        rows[place],
-        affine[place],
-        look[place],
+def _groups(rows: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Divide the pictures of a batch into groups, copies of an image next to each other.
+
+    Args:
+        rows: int64 (n,), rows of the table.
+        group: pictures in a group.
+
+    Returns:
+        Three arrays (groups, group): int64 rows; int32 positions in the batch, -1 where the last
+        group is filled up; bool, whether the image is the first of its kind in the group.
+    """
+    # Images in order of their first appearance: a batch without copies keeps its order.
+    _, begin, image = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(begin[image], kind="stable")
+    spare = -len(rows) % group
+    position = np.concatenate([order, np.full(spare, -1)]).astype(np.int32).reshape(-1, group)
+    rows = rows[np.concatenate([order, np.full(spare, order[-1])])].reshape(-1, group)
+    first = np.ones(rows.shape, bool)
+    first[:, 1:] = rows[:, 1:] != rows[:, :-1]
+    return rows, position, first
+
+
+def _windows(affine: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return which part of each file is needed, by all its views in a group together.
+
+    Args:
+        affine: float32 (groups, group, 2, 3), see :class:`trainer.data.augment.Draws`.
+        first: bool (groups, group), see :func:`_groups`.
+
+    Returns:
+        float32 (groups, group, 4), meaningful where `first`: left, top, right, bottom from 0 to 1.
+        All of the picture where a part would save little.
+    """
+    corners = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], np.float32)
+    reached = np.clip(affine.reshape(-1, 2, 3) @ corners, 0.0, 1.0)
+    begin = np.flatnonzero(first)
+    low = np.minimum.reduceat(reached.min(axis=2), begin)
+    high = np.maximum.reduceat(reached.max(axis=2), begin)
+    window = np.concatenate([low, high], axis=1)
+    window[np.prod(high - low, axis=1) > WORTHWHILE_PART] = [0.0, 0.0, 1.0, 1.0]
+    result = np.zeros((first.size, 4), np.float32)
+    result[begin] = window
+    return result.reshape(*first.shape, 4)
+
+
+def _within(affine: tf.Tensor, cover: tf.Tensor) -> tf.Tensor:
+    """Return maps (n, 2, 3) into pictures as maps into the parts that `cover` (n, 4) names."""
+    begin = tf.stack([tf.zeros_like(cover[:, :2]), tf.zeros_like(cover[:, :2]), cover[:, :2]], 2)
+    return (affine - begin) / (cover[:, 2:] - cover[:, :2])[..., tf.newaxis]
+
+
+def _resized(paths: tf.Tensor, boxes: tf.Tensor | None, image_size: int) -> tf.Tensor:
+    """Return the pictures in files as evaluation sees them, uint8 (files, S, S, 3)."""
+    return tf.map_fn(
+        lambda parts: decode.decode_file(parts[0], image_size, *parts[1:]),
+        (paths,) if boxes is None else (paths, boxes),
+        fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
     )
+
+
+def _load_files(
+    paths: tf.Tensor,
+    boxes: tf.Tensor | None,
+    windows: tf.Tensor | None,
+    most: int,
+    image_size: int,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return what :func:`decode.warp` needs of up to `most` files, and what it covers of each.
+
+    Returns:
+        The pixels, uint8 (P, 3), one picture after another; the sizes, int32 (files, 2); the part
+        of the picture, or of its box, that was loaded, float32 (files, 4).
+    """
+    count = tf.shape(paths)[0]
+    pixels = tf.TensorArray(tf.uint8, count + 1, infer_shape=False, element_shape=(None, 3))
+    sizes = tf.TensorArray(tf.int32, count, element_shape=(2,))
+    covers = tf.TensorArray(tf.float32, count, element_shape=(4,))
+
+    def one(i: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+        contents, box = tf.io.read_file(paths[i]), None if boxes is None else boxes[i]
+        if windows is None:
+            image = decode.load(contents, image_size, box, pillow=True)
+            cover = tf.constant([0.0, 0.0, 1.0, 1.0])
+        else:
+            image, cover = decode.load_part(contents, image_size, box, windows[i])
+        parts = (tf.reshape(image, (-1, 3)), tf.shape(image)[:2], cover)
+        return i + 1, *(array.write(i, part) for array, part in zip(arrays, parts, strict=True))
+
+    state = (tf.constant(0), pixels, sizes, covers)
+    _, pixels, sizes, covers = tf.while_loop(
+        lambda i, *_: i < count, one, state, parallel_iterations=1
+    )
+    size = sizes.stack()
+    # Filled up to a multiple of a unit, the buffer has one of a few lengths, each of which is
+    # compiled for once. The padding is a prefix of a constant, which is not copied to be cut.
+    unit = most * image_size**2
+    used = tf.reduce_sum(size[:, 0] * size[:, 1])
+    padding = tf.constant(np.zeros((unit, 3), np.uint8))[: unit - used % unit]
+    return pixels.write(count, padding).concat(), size, covers.stack()
 
 
 def eval_batches(table: ItemTable, *, image_size: int, batch_size: int) -> tf.data.Dataset:
@@ -166,19 +260,49 @@ def eval_batches(table: ItemTable, *, image_size: int, batch_size: int) -> tf.da
         tf.errors.NotFoundError: when run, if a file is missing; the message names it.
     """
 
-    def plan(row: np.int64) -> tuple[bytes, np.ndarray, np.int64]:
-        return os.fsencode(table.path[row]), table.box[row], table.label[row]
+    boxed = bool(np.isfinite(table.box).any())
 
-    def read(row: tf.Tensor) -> dict[str, tf.Tensor]:
-        kinds = (tf.string, tf.float32, tf.int64)
-        path, box, label = tf.numpy_function(plan, [row], kinds, stateful=False)
-        path, label = tf.ensure_shape(path, ()), tf.ensure_shape(label, ())
-        image = decode.decode_file(path, image_size, tf.ensure_shape(box, (4,)))
-        return {"image": image, "label": label, "row": row}
+    def plan(begin: np.int64) -> tuple[np.ndarray, ...]:
+        rows = np.arange(int(begin), min(int(begin) + batch_size, len(table)))
+        return _paths(table, rows), table.box[rows], table.label[rows], rows
 
-    rows = tf.data.Dataset.range(len(table))
-    batches = rows.map(read, num_parallel_calls=_cores()).batch(batch_size)
+    def planned(begin: tf.Tensor) -> tf.data.Dataset:
+        specs = {
+            "path": tf.TensorSpec((None,), tf.string),
+            "box": tf.TensorSpec((None, 4), tf.float32),
+            "label": tf.TensorSpec((None,), tf.int64),
+            "row": tf.TensorSpec((None,), tf.int64),
+        }
+        return _slices(plan, begin, specs)
+
+    def read(item: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = decode.decode_file(item["path"], image_size, item["box"] if boxed else None)
+        return {"image": image, "label": item["label"], "row": item["row"]}
+
+    begins = tf.data.Dataset.range(0, len(table), batch_size)
+    batches = begins.flat_map(planned).map(read, num_parallel_calls=_cores()).batch(batch_size)
     return batches.prefetch(2).with_options(_options())
+
+
+def _paths(table: ItemTable, rows: np.ndarray) -> np.ndarray:
+    """Return the paths of `rows` as bytes, in their shape."""
+    paths = np.array([os.fsencode(path) for path in table.path[rows.ravel()]], object)
+    return paths.reshape(rows.shape)
+
+
+def _slices(
+    plan: Callable[[np.int64], tuple[np.ndarray, ...]],
+    number: tf.Tensor,
+    specs: dict[str, tf.TensorSpec],
+) -> tf.data.Dataset:
+    """Return the slices of the arrays that `plan` makes for `number`, named as in `specs`."""
+    kinds = [spec.dtype for spec in specs.values()]
+    # Stateless, or op determinism would run everything after it one element at a time.
+    parts = tf.numpy_function(plan, [number], kinds, stateful=False)
+    named = zip(specs, parts, strict=True)
+    return tf.data.Dataset.from_tensor_slices(
+        {name: tf.ensure_shape(part, specs[name].shape) for name, part in named}
+    )
 
 
 def _cores() -> int:
