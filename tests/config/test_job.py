@@ -242,6 +242,8 @@ def test_another_component_by_override_drops_only_what_the_file_set_for_the_old_
     assert "loss.form" not in configs.load(text, "loss=triplet_semihard").to_dict()
     message = fails(configs, text, "loss=triplet_semihard", "loss.form=old")
     assert message == "--set: unknown key 'loss.form'; loss 'triplet_semihard' takes: margin, soft"
+    without = "model_id=small\nloss=hinge_loss\noptimizer.momentum=0.5\n"
+    assert configs.load(without, "optimizer=adam").parameters["optimizer"] == {}
     message = fails(configs, text + "loss.fom=old\n", "loss=triplet_semihard")
     assert message.startswith("x.cnf:4: unknown key 'loss.fom'")
 

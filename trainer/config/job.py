@@ -400,12 +400,13 @@ class _Resolver:
                 raise UserError(f"{given.origin}: unknown key {key!r}; {hint}")
 
     def _replaced(self, kind: str) -> list[str]:
-        """Return the parameters of the component that the file named and --set has replaced."""
+        """Return the parameters of the file's component, or the default, that --set replaced."""
         key = COMPONENT_KEYS.get(kind, "")
-        named = self.written.get(key)
-        if named is None or self.origins.get(key) != cnf.OVERRIDE:
+        if self.origins.get(key) != cnf.OVERRIDE:
             return []
-        component = registry.components(kind).get(str(named.value))
+        named = self.written.get(key)
+        name = named.value if named else options.parameters_of(JobConfig)[key].default
+        component = registry.components(kind).get(str(name))
         return list(component.parameters) if component else []
 
     def _known_below(self, prefix: str) -> tuple[list[str], str] | None:
