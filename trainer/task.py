@@ -17,19 +17,6 @@ from trainer.launch import summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-#: MILDNet's flags and the config keys that they set.
-FLAGS = {
-    "data_path": "data_path",
-    "model_id": "model_id",
-    "loss": "loss",
-    "optimizer": "optimizer",
-    "train_csv": "train_csv",
-    "val_csv": "val_csv",
-    "batch_size": "batch_size",
-    "train_epocs": "train_epochs",
-    "lr": "lr",
-}
-
 
 @app.command()
 @one_line_errors
@@ -64,9 +51,21 @@ def task(
     debug: Debug = False,
 ) -> None:
     """Run one job: a config, or MILDNet's flags, or a config with flags that win over it."""
-    flags = {key: value for name, key in FLAGS.items() if (value := locals()[name]) is not None}
+    given = {
+        "data_path": data_path,
+        "model_id": model_id,
+        "loss": loss,
+        "optimizer": optimizer,
+        "train_csv": train_csv,
+        "val_csv": val_csv,
+        "batch_size": batch_size,
+        "train_epochs": train_epocs,
+        "lr": lr,
+    }
+    flags = {key: value for key, value in given.items() if value is not None}
     if weights_path is not None:
-        flags["model.weights"] = weights_path.lower() if weights_path == "None" else weights_path
+        # The released scripts pass the word None for no weights.
+        flags["model.weights"] = "none" if weights_path == "None" else weights_path
     if is_tpu is not None and is_tpu.lower() in ("true", "1", "yes"):
         flags["train.strategy"] = "tpu"
     if hyperdash_key:
