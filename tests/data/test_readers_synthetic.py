@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from trainer.config import UserError, get
+from trainer.data.generated import products
 from trainer.data.readers import synthetic as module
 from trainer.data.readers.synthetic import synthetic
 
+drawn = products.product
 SMALL = {"classes": 8, "views": 4, "size": 32, "val": 0.25, "test": 0.25}
 
 
@@ -66,6 +68,14 @@ def test_another_seed_gives_other_products_in_a_folder_of_its_own(made, tmp_path
     synthetic(str(tmp_path), **SMALL, seed=1)
     one, other = contents(folder), contents(tmp_path)
     assert not set(one) & set(other)
+    assert not {v for k, v in one.items() if k.endswith(".jpg")} & set(other.values())
+
+
+def test_another_seed_takes_other_photographs_even_of_the_same_product(tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "product", lambda number, _, side: drawn(number, 0, side))
+    for seed in (0, 1):
+        synthetic(str(tmp_path / str(seed)), **SMALL, seed=seed)
+    one, other = contents(tmp_path / "0"), contents(tmp_path / "1")
     assert not {v for k, v in one.items() if k.endswith(".jpg")} & set(other.values())
 
 

@@ -1,0 +1,162 @@
+import io
+import os
+import uuid
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from trainer.config import UserError
+from trainer.data import files
+from trainer.data.readers.folder import folder
+from trainer.data.readers.items import items
+from trainer.data.readers.triplets import triplets
+from trainer.data.verify import verify_images
+
+
+@pytest.fixture
+def bucket():
+    """A URL that only `tf.io.gfile` can read, as gs:// is; in memory."""
+    url = f"ram://bucket-{uuid.uuid4().hex}"
+    tf.io.gfile.makedirs(url)
+    return url
+
+
+def put(url, data):
+    tf.io.gfile.makedirs(url.rsplit("/", 1)[0])
+    with tf.io.gfile.GFile(url, "wb") as stream:
+        stream.write(data)
+
+
+def jpeg(seed=0):
+    values = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def test_a_remote_catalogue_is_read_and_verified(bucket):
+    put(f"{bucket}/items.csv", b"path,label,x,y,w,h\na.jpg,x,,,,\nsub/b.jpg,y,0,0,16,12\n")
+    put(f"{bucket}/a.jpg", jpeg())
+    put(f"{bucket}/sub/b.jpg", jpeg())
+    table = items(bucket)
+    assert table.path.tolist() == [f"{bucket}/a.jpg", f"{bucket}/sub/b.jpg"]
+    for mode in ("full", "header"):
+        assert len(verify_images(table, mode=mode)) == 2
+    for name in ("a.jpg", "sub/b.jpg"):
+        tf.io.gfile.remove(f"{bucket}/{name}")
+    put(f"{bucket}/a.jpg", jpeg()[:-50])
+    with pytest.raises(UserError, match=r"2 pictures and rows cannot be used.*a.jpg: JPEG"):
+        verify_images(table)
+
+
+def test_a_remote_folder_of_labels_is_read(bucket):
+    put(f"{bucket}/train/shoe/a.jpg", jpeg())
+    put(f"{bucket}/test/bag/b.jpg", jpeg())
+    table = folder(bucket)
+    assert sorted(table.path) == [f"{bucket}/test/bag/b.jpg", f"{bucket}/train/shoe/a.jpg"]
+    assert table.splits == ("test", "train")
+
+
+def test_a_remote_archive_is_unpacked_into_the_cache_once(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILDNET_CACHE", str(tmp_path))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in "abc":
+            archive.writestr(f"tops/{name}.jpg", jpeg())
+    put(f"{bucket}/tops.zip", stream.getvalue())
+    put(f"{bucket}/train.csv", b"a.jpg,b.jpg,c.jpg\n")
+    table = triplets(bucket, train_csv="train.csv")
+    assert table.triplets.tolist() == [[0, 1, 2]]
+    assert len(verify_images(table)) == 3
+    assert len(os.listdir(tmp_path)) == 1
+    before = os.stat(table.path[0])
+    assert triplets(bucket, train_csv="train.csv").path.tolist() == table.path.tolist()
+    assert os.stat(table.path[0]).st_ino == before.st_ino
+
+
+def test_what_is_missing_remotely_is_told(bucket):
+    with pytest.raises(UserError, match="does not exist"):
+        items(f"{bucket}/nothing")
+    with pytest.raises(UserError, match="there is no"):
+        items(bucket)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "file.txt"
+    with files.whole_file(target) as stream:
+        stream.write("one")
+        assert not target.exists()
+    assert target.read_text() == "one"
+
+    def fail():
+        with files.whole_file(target) as stream:
+            stream.write("half of two")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "one"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep/folder"
+
+    def fail():
+        with files.whole_folder(target) as partial:
+            (partial / "a").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert os.listdir(tmp_path / "deep") == []
+    with files.whole_folder(target) as partial:
+        (partial / "a").touch()
+        assert not target.exists()
+    assert os.listdir(target) == ["a"]
+    # Another process was faster: its folder stays.
+    with files.whole_folder(target) as partial:
+        (partial / "b").touch()
+    assert os.listdir(target) == ["a"]
+    assert os.listdir(tmp_path / "deep") == ["folder"]
+
+
+def test_what_it_makes_can_be_read_by_others(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        with files.whole_file(tmp_path / "file"):
+            pass
+        with files.whole_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(mask)
+    assert os.stat(tmp_path / "file").st_mode & 0o777 == 0o644
+    assert os.stat(tmp_path / "folder").st_mode & 0o777 == 0o755
+
+
+def test_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.absolute("~/a/../b") == str(tmp_path / "b")
+    assert files.absolute("gs://bucket/a/") == "gs://bucket/a"
+    assert files.join("/a", "b") == "/a/b"
+    assert files.join("gs://a", "b/c") == "gs://a/b/c"
+    assert files.join("/a", "gs://b") == "gs://b"
+    monkeypatch.delenv("MILDNET_CACHE", raising=False)
+    assert files.cache_folder() == tmp_path / ".cache/mildnet"
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    (tmp_path / "shoe").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shoe"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*shoe: permission denied"):
+        list(files.walk(str(tmp_path)))
