@@ -37,13 +37,14 @@ class PeakMemory:
 
 
 @contextmanager
-def peak_memory(interval: float = 0.005) -> Iterator[PeakMemory]:
-    """Measure how far the resident memory of this process rises above its start, in MB (1e6 bytes).
+def peak_memory(interval: float = 0.005, pid: int | None = None) -> Iterator[PeakMemory]:
+    """Measure how far the resident memory of a process rises above its start, in MB (1e6 bytes).
 
-    Sampled every `interval` seconds by a thread, so a peak shorter than that can be missed.
+    Sampled every `interval` seconds by a thread, so a peak shorter than that can be missed. The
+    process is this one, or another named by its `pid`, which must outlive the block.
     """
     gc.collect()
-    process = psutil.Process()
+    process = psutil.Process(pid)
     start = highest = process.memory_info().rss
     done = threading.Event()
     result = PeakMemory()

@@ -2,19 +2,17 @@
 pytorch-metric-learning and torch, kept in tests/reference (its README says how they are made)."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.golden_batches import labelled, triplets, unpack
 from trainer import losses
 from trainer.config import registry
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-sys.path.insert(0, str(REFERENCE))
-from golden_batches import labelled, triplets, unpack  # noqa: E402
 
 GOLDENS = {
     f"{source}: {key}": packed

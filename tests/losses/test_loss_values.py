@@ -1,11 +1,11 @@
 """Every loss against its float64 loop: values, and gradients along random directions."""
 
 import keras
-import loss_oracles
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.losses import loss_oracles
 from trainer import losses
 from trainer.config import registry
 
