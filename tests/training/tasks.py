@@ -59,14 +59,23 @@ def batches(strategy, start, stop, arrays=batch_arrays):
     )
 
 
-def make_task(run_dir, *, steps=10, replicas=1, loss="triplet_semihard", model=None, **changes):
+def make_task(
+    run_dir,
+    *,
+    steps=10,
+    replicas=1,
+    strategy=None,
+    loss="triplet_semihard",
+    model=None,
+    **changes,
+):
     """Return (strategy, task); call `fit` under the strategy's scope.
 
     `changes` are training options, and fields of the task where it has such a field.
     """
     fields = {field.name for field in dataclasses.fields(Task)}
     options = TrainOptions(**{k: v for k, v in changes.items() if k not in fields})
-    strategy = get_strategy("mirrored" if replicas > 1 else "one", replicas)
+    strategy = strategy or get_strategy("mirrored" if replicas > 1 else "one", replicas)
     keras.utils.set_random_seed(3)
     keras.config.set_dtype_policy(options.precision)
     try:

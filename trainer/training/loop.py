@@ -83,6 +83,7 @@ def fit(task: Task) -> Outcome:
         task.loss,
         takes_triplets=task.takes_triplets,
         groups=task.groups,
+        rows=task.images_per_batch,
         accumulate=options.accumulate,
         clip_value=options.clip_value,
         clip_norm=options.clip_norm,

@@ -33,11 +33,12 @@ class TrainStep:
         takes_triplets: the loss takes embeddings (T, 3, D), the batch being in the order anchor,
             positive, negative, anchor, ...
         groups: optimizers with the weights that each of them moves.
+        rows: images in a batch of all replicas together; None: whatever comes.
         accumulate: batches per step; the gradient is that of their mean loss.
         clip_value: bound on each gradient entry, applied first.
         clip_norm: bound on the norm of all gradients together.
         average: moving average to update, if any.
-        xla: compile forward pass and loss with XLA.
+        xla: compile forward and backward pass with XLA.
         scale_loss: guard float16 gradients with a dynamic loss scale.
 
     Raises:
@@ -51,6 +52,7 @@ class TrainStep:
         *,
         takes_triplets: bool,
         groups: Sequence[tuple[keras.optimizers.Optimizer, list[Any]]],
+        rows: int | None = None,
         accumulate: int = 1,
         clip_value: float | None = None,
         clip_norm: float | None = None,
@@ -67,6 +69,7 @@ class TrainStep:
         self._takes_triplets = takes_triplets
         self._groups = groups
         self._variables = [variable for _, variables in groups for variable in variables]
+        self._rows = rows
         self._accumulate = accumulate
         self._clip_value = clip_value
         self._clip_norm = clip_norm
@@ -81,11 +84,10 @@ class TrainStep:
         if scale_loss:
             self.scale = tf.Variable(FIRST_SCALE, trainable=False, name="loss_scale")
             self._calm = tf.Variable(0, trainable=False, name="calm_steps")
-        self._forward: Callable[[Any], Any] = lambda images: model(images, training=True)
-        self._objective: Callable[[Any, Any], Any] = self._loss_of
+        self._gradients_of: Callable[[dict[str, Any]], Any] = self._gradients
         if xla:
-            self._forward = tf.function(self._forward, autograph=False, jit_compile=True)
-            self._objective = tf.function(self._objective, autograph=False, jit_compile=True)
+            # Forward and backward in one: a backward pass outside could not be compiled.
+            self._gradients_of = tf.function(self._gradients, autograph=False, jit_compile=True)
         self.run = tf.function(self._run, autograph=False)
 
     @property
@@ -118,14 +120,14 @@ class TrainStep:
         return first
 
     def _replica(self, inputs: tuple[dict[str, Any], ...]) -> tuple[list[Any], dict[str, Any]]:
-        total, loss = self._gradients(inputs[0])
+        total, loss = self._gradients_of(inputs[0])
         losses = [loss]
         for batch in inputs[1:]:
             # One batch after the other: replicas must meet in the same order, and one batch's
             # activations are enough to hold.
             with tf.control_dependencies(total):
                 batch = {name: tf.identity(value) for name, value in batch.items()}
-                gradients, loss = self._gradients(batch)
+                gradients, loss = self._gradients_of(batch)
             losses.append(loss)
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         divisor = tf.constant(float(self._replicas * self._accumulate))
@@ -144,18 +146,20 @@ class TrainStep:
         return total, {"loss": tf.add_n(losses) / len(losses), "gradient_norm": norm}
 
     def _gradients(self, batch: dict[str, Any]) -> tuple[list[Any], Any]:
+        if self._rows is not None:
+            # Strategies forget how many rows a share has; the losses may count on knowing.
+            share = self._rows // self._replicas
+            batch = {n: tf.ensure_shape(v, (share, *v.shape[1:])) for n, v in batch.items()}
         labels = batch["label"]
         with tf.GradientTape() as tape:
-            embeddings = self._forward(batch["image"])
+            embeddings = self._model(batch["image"], training=True)
             if self._replicas > 1:
                 context = tf.distribute.get_replica_context()
-                rows = labels.shape[0] * self._replicas
                 embeddings = context.all_gather(embeddings, axis=0)
                 labels = context.all_gather(labels, axis=0)
-                # The gather forgets how many rows there are; the losses may count on knowing.
-                embeddings.set_shape((rows, embeddings.shape[-1]))
-                labels.set_shape((rows,))
-            loss = self._objective(labels, embeddings)
+                embeddings = tf.ensure_shape(embeddings, (self._rows, embeddings.shape[-1]))
+                labels = tf.ensure_shape(labels, (self._rows,))
+            loss = self._loss_of(labels, embeddings)
             objective = loss
             # Weight penalties belong to each replica's own copy of the model.
             for penalty in self._model.losses:
