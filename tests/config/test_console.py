@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import subprocess
 import sys
 
@@ -102,19 +103,25 @@ def test_decoration_keeps_the_signature():
     assert command.__doc__ == "Doc."
 
 
-def test_a_reader_that_went_away():
+@pytest.mark.parametrize("lines", ["iter(int, 1)", "range(2000)", "[1]"])
+def test_a_reader_that_went_away(lines: str):
     code = (
+        "import sys\n"
         "from trainer.config.console import errors_to_exit\n"
         "with errors_to_exit():\n"
-        "    while True: print('x' * 1000, flush=True)\n"
+        "    sys.stdin.read()\n"
+        f"    for _ in {lines}: print('a line of it')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
     )
     assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=30) == 1
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    process.stdout = None
+    _, err = process.communicate("", timeout=60)
+    assert (process.returncode, err) == (1, "")

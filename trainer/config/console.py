@@ -58,6 +58,8 @@ def errors_to_exit(*, debug: bool = False) -> Iterator[None]:
     """
     try:
         yield
+        # What is still buffered goes out here, where a reader that went away is expected.
+        sys.stdout.flush()
     except UserError as error:
         if debug:
             raise
