@@ -25,7 +25,6 @@ setup(
     description="Visual product search: train an image-embedding model, evaluate, index, search",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={"trainer.launch": ["*.html.j2"]},
