@@ -2,9 +2,9 @@
 
 A picture is decoded, cut to its box, shrunk, and resized to a square:
 
-- Decoding. TensorFlow decodes JPEG (also CMYK), PNG (16-bit values lose their low byte), GIF and
-  WebP (of an animation the first frame), and BMP without palette. Transparent parts of a PNG or
-  WebP become white, as shops show them. Orientation tags are ignored: boxes count pixels as stored.
+- Decoding. TensorFlow decodes JPEG (also CMYK), PNG (16-bit values lose their low byte), GIF (the
+  first frame), still WebP, and BMP without palette. Transparent parts of a PNG or WebP become
+  white, as shops show them. Orientation tags are ignored: boxes count pixels as stored.
 - Shrinking. While both sides hold 2 S pixels or more, they are halved, by averaging areas; a side
   of more than 3 S is then halved on its own. In a JPEG file the first happens inside the decoder,
   which has less to do for it. The bilinear resize is left with a factor below two on the shorter
@@ -77,6 +77,9 @@ def load(
     Returns:
         uint8 (height, width, 3), RGB: the shorter side is below 2 S, the longer one below 3 S.
     """
+
+    # Python bytes would be taken for a part of the program, compiled anew for every picture.
+    contents = tf.convert_to_tensor(contents, tf.string)
 
     def anything() -> tf.Tensor:
         return _load(contents, image_size, box, None, pillow)[0]
@@ -208,53 +211,67 @@ def _load_jpeg(
 
 def _decode_other(contents: tf.Tensor, pillow: bool) -> tf.Tensor:
     """Return a picture that is not JPEG, uint8 (height, width, 3)."""
+    header = tf.io.decode_raw(contents, tf.uint8, fixed_length=30)
 
     def with_pillow() -> tf.Tensor:
         return tf.numpy_function(_decode_with_pillow, [contents], tf.uint8, stateful=False)
 
     def png() -> tf.Tensor:
-        return _on_white(tf.io.decode_png(contents, channels=4))
+        # Where there is no transparency and less than 8 bits a pixel, TensorFlow takes the largest
+        # value of so many bits for opaque.
+        bits = tf.minimum(tf.cast(header[24], tf.int32), 8)
+        opaque = tf.cast(tf.bitwise.left_shift(1, bits) - 1, tf.uint8)
+        return _on_white(tf.io.decode_png(contents, channels=4), opaque)
 
     def webp() -> tf.Tensor:
         frame = tf.io.decode_webp(contents)[0]
         return tf.cond(
-            tf.equal(tf.shape(frame)[-1], 4), lambda: _on_white(frame), lambda: frame[..., :3]
+            tf.equal(tf.shape(frame)[-1], 4), lambda: _on_white(frame, 255), lambda: frame[..., :3]
         )
 
     def bmp() -> tf.Tensor:
-        # Asked for the number of channels it has, TensorFlow would give the numbers of a palette
-        # out as shades of grey.
-        depth = tf.io.decode_raw(tf.strings.substr(contents, 28, 2), tf.uint16)[0]
         return tf.cond(
-            tf.equal(depth, 32),
+            tf.equal(header[28], 32),
             lambda: tf.io.decode_bmp(contents, channels=4)[..., :3],
             lambda: tf.io.decode_bmp(contents, channels=3),
         )
 
+    def unknown() -> tf.Tensor:
+        message = "not a JPEG, PNG, GIF, still WebP, or BMP picture without palette"
+        with tf.control_dependencies([tf.debugging.Assert(tf.constant(False), [message])]):
+            return tf.zeros((1, 1, 3), tf.uint8)
+
     def gif() -> tf.Tensor:
         return tf.io.decode_image(contents, channels=3, expand_animations=False)
 
-    magic = tf.strings.substr(contents, 0, 4)
-    kinds = [(tf.equal(magic, b"\x89PNG"), png), (tf.equal(magic, b"GIF8"), gif)]
-    # TensorFlow reads WebP since 2.20, and no BMP with a palette.
-    if hasattr(tf.io, "decode_webp"):
-        container = tf.equal(magic, b"RIFF") & tf.equal(tf.strings.substr(contents, 8, 4), b"WEBP")
-        kinds.append((container, webp))
+    def says(place: int, text: bytes) -> tf.Tensor:
+        return tf.reduce_all(header[place : place + len(text)] == tf.constant(list(text), tf.uint8))
+
+    kinds = [(says(0, b"\x89PNG"), png), (says(0, b"GIF8"), gif)]
+    if hasattr(tf.io, "decode_webp"):  # since TensorFlow 2.20
+        # TensorFlow 2.21 writes past the end of its buffer when it decodes an animation, which
+        # ends the process or worse.
+        animated = says(12, b"VP8X") & (header[20] & 2 > 0)
+        kinds.append((says(0, b"RIFF") & says(8, b"WEBP") & ~animated, webp))
     if not pillow:
-        kinds.append((tf.equal(tf.strings.substr(magic, 0, 2), b"BM"), bmp))
-    image = tf.case(kinds, default=with_pillow if pillow else gif)
+        # TensorFlow would take the numbers of a palette for shades of grey.
+        kinds.append((says(0, b"BM") & (header[28] >= 24), bmp))
+    image = tf.case(kinds, default=with_pillow if pillow else unknown)
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _on_white(image: tf.Tensor) -> tf.Tensor:
-    """Return the RGBA picture uint8 (..., 4) laid on white, uint8 (..., 3)."""
+def _on_white(image: tf.Tensor, opaque: tf.Tensor | int) -> tf.Tensor:
+    """Return the RGBA picture uint8 (..., 4) laid on white, uint8 (..., 3).
+
+    A picture with nothing but `opaque` in its last channel is taken as it is.
+    """
     colour, alpha = image[..., :3], image[..., 3:]
 
     def blend() -> tf.Tensor:
         share = tf.cast(alpha, tf.float32) / 255.0
         return to_uint8(tf.cast(colour, tf.float32) * share + 255.0 * (1.0 - share))
 
-    return tf.cond(tf.reduce_all(tf.equal(alpha, 255)), lambda: colour, blend)
+    return tf.cond(tf.reduce_all(tf.equal(alpha, opaque)), lambda: colour, blend)
 
 
 def _decode_with_pillow(contents: bytes) -> np.ndarray:
