@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
     from benchmarks.report import machine, print_table
 
     rows: list[list[object]] = []
+    about = machine("tensorflow", "keras")
     for per_class in options.per_class:
         for loss in options.losses:
             ours = _row(rows, "ours", loss, options.batch, per_class, options)
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
     if options.large:
         for loss in options.losses:
             _row(rows, "ours", loss, options.large, options.per_class[0], options)
-    print(machine("tensorflow", "keras"))
+    print(about)
     print_table(
         f"losses, forward and backward, D = {options.dim}, {options.threads} threads",
         ["loss", "batch", "library", "ms", "extra MB", "time / ours", "memory / ours"],

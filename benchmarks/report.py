@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import platform
 import statistics
@@ -76,11 +77,19 @@ def machine(*packages: str) -> str:
                 break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    versions = ", ".join(f"{package} {_version_of(package)}" for package in packages)
     python = f"Python {platform.python_version()}"
     return f"{name}, {cores} cores, {memory:.0f} GiB, {python}" + (
         f", {versions}" if versions else ""
     )
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        # Installed under another name, as tensorflow is by tensorflow-cpu.
+        return str(importlib.import_module(package).__version__)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

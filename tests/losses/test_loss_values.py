@@ -34,7 +34,7 @@ LABELS = {
     "two classes": np.arange(10) % 2,
     "one class": np.zeros(6, np.int64),
     "all different": np.arange(7),
-    "large class": np.array([0] * 12 + [1, 1, 2]),
+    "large class": np.array([0] * 19 + [1, 1, 2]),
 }
 
 
