@@ -14,8 +14,8 @@ from trainer.losses.base import LabelLoss, at_least, mean
 from trainer.losses.pairs import Classmates, add_at, at, pair_masks
 
 #: Up to this many positives an item, one pass over all negatives for each positive is cheaper than
-#: sorting the negatives once (1024 items on two CPU cores: equal at about 25 without XLA, whose sort
-#: is slow on CPU, and at about 130 with it).
+#: sorting the negatives once. (1024 items, two CPU cores: equal at about 25, or at about 130 under
+#: XLA, whose sort is slow on CPU.)
 PASSES = 16
 
 #: Positives looked up at a time in the sorted negatives.
