@@ -164,6 +164,8 @@ def jitter(image: tf.Tensor, choice: tf.Tensor) -> tf.Tensor:
     return _clip(mean + (image - mean) * contrast)
 
 
+# Traced once, for however many layers and data sets.
+@tf.function(autograph=False)
 def apply_look(image: tf.Tensor, operation: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     """Return `image` after the RandAugment operation LOOKS[operation].
 

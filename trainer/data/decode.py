@@ -164,7 +164,7 @@ def _edges(
     size: tf.Tensor, box: tf.Tensor | None, window: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return left, top, right, bottom in whole pixels, int32 (4,), of the box and of the part."""
-    extent = tf.cast(size[::-1], tf.float32)
+    extent = tf.cast(tf.reverse(size, [0]), tf.float32)
 
     def inside(begin: tf.Tensor, end: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
         begin = tf.clip_by_value(tf.floor(begin), low, high - 1.0)
@@ -201,7 +201,7 @@ def _load_jpeg(
             return tf.io.decode_jpeg(contents, channels=3, ratio=ratio), _cover(whole, part)
         # The decoder counts a crop in pixels of its reduced picture, whose sides it rounds up.
         begin, end = part[:2] // ratio, -(-part[2:] // ratio)
-        crop = tf.concat([begin[::-1], (end - begin)[::-1]], 0)
+        crop = tf.concat([tf.reverse(begin, [0]), tf.reverse(end - begin, [0])], 0)
         image = tf.image.decode_and_crop_jpeg(contents, crop, channels=3, ratio=ratio)
         return image, _cover(whole, tf.concat([begin, end], 0) * ratio)
 

@@ -69,24 +69,26 @@ def train_batches(
     changes = augment or Plain()
     looks = changes.draw(np.random.default_rng(0), 1).look.shape[1]
     boxed = bool(np.isfinite(table.box).any())
-    group = -(-len(here) // -(-len(here) // GROUP))
+    groups = -(-len(here) // GROUP)
+    group = -(-len(here) // groups)
 
     def plan(step: np.int64) -> tuple[np.ndarray, ...]:
         sequence = np.random.SeedSequence([seed % 2**64, AUGMENT_STREAM, int(step)])
         # Drawn for the whole batch, so that a picture does not depend on how the batch is shared.
         draws = changes.draw(np.random.Generator(np.random.Philox(sequence)), size)
-        rows, position, first = _groups(np.asarray(sampler.batch(int(step)))[here], group)
+        batch = np.asarray(sampler.batch(int(step)), np.int64)
+        windows = _windows(draws.affine, batch)
+        rows, position, first = _groups(batch[here], group)
         chosen = here[np.maximum(position, 0)]
-        affine = draws.affine[chosen]
         return (
             _paths(table, rows),
             table.box[rows],
-            _windows(affine, first),
+            windows[chosen],
             first,
             position,
             table.label[rows],
             rows,
-            affine,
+            draws.affine[chosen],
             draws.look[chosen],
         )
 
@@ -122,26 +124,31 @@ def train_batches(
                 (images, views["look"]),
                 fn_output_signature=tf.uint8,
             )
-        count = tf.reduce_sum(tf.cast(views["position"] >= 0, tf.int32))
-        return {
-            "image": images[:count],
-            "label": views["label"][:count],
-            "row": views["row"][:count],
-            "position": views["position"][:count],
-        }
+        return {"image": images, **{key: views[key] for key in ("label", "row", "position")}}
 
     def in_order(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def whole(part: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(part, (groups * group, *part.shape[2:]))[: len(here)]
+
+        batch = {key: whole(part) for key, part in batch.items()}
         position = batch.pop("position")
         return tf.cond(
             tf.reduce_all(position[1:] > position[:-1]),
             lambda: batch,
-            lambda: {key: tf.gather(value, tf.argsort(position)) for key, value in batch.items()},
+            lambda: {key: tf.gather(part, tf.argsort(position)) for key, part in batch.items()},
         )
+
+    def shared(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        ends = np.cumsum([high - low for low, high in shares])
+        cuts = tf.data.Dataset.from_tensor_slices(np.stack([np.append(0, ends[:-1]), ends], 1))
+        return cuts.map(lambda cut: {key: part[cut[0] : cut[1]] for key, part in batch.items()})
 
     steps = tf.data.Dataset.range(start, np.iinfo(np.int64).max if stop is None else stop)
     batches = steps.flat_map(planned).map(read, num_parallel_calls=_cores())
-    batches = batches.rebatch(len(here)).map(in_order)
-    return batches.prefetch(2).with_options(_options())
+    batches = batches.batch(groups, drop_remainder=True).map(in_order)
+    if len(shares) > 1:
+        batches = batches.flat_map(shared)
+    return batches.prefetch(2 * len(shares)).with_options(_options())
 
 
 def _groups(rows: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,27 +173,26 @@ def _groups(rows: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return rows, position, first
 
 
-def _windows(affine: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return which part of each file is needed, by all its views in a group together.
+def _windows(affine: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return which part of its image each picture of a batch needs, together with its copies.
 
     Args:
-        affine: float32 (groups, group, 2, 3), see :class:`trainer.data.augment.Draws`.
-        first: bool (groups, group), see :func:`_groups`.
+        affine: float32 (n, 2, 3), see :class:`trainer.data.augment.Draws`.
+        rows: int64 (n,), rows of the table.
 
     Returns:
-        float32 (groups, group, 4), meaningful where `first`: left, top, right, bottom from 0 to 1.
-        All of the picture where a part would save little.
+        float32 (n, 4): left, top, right, bottom from 0 to 1; all of the image where a part would
+        save little.
     """
     corners = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], np.float32)
-    reached = np.clip(affine.reshape(-1, 2, 3) @ corners, 0.0, 1.0)
-    begin = np.flatnonzero(first)
-    low = np.minimum.reduceat(reached.min(axis=2), begin)
-    high = np.maximum.reduceat(reached.max(axis=2), begin)
+    reached = np.clip(affine @ corners, 0.0, 1.0)
+    images, image = np.unique(rows, return_inverse=True)
+    low, high = np.ones((len(images), 2), np.float32), np.zeros((len(images), 2), np.float32)
+    np.minimum.at(low, image, reached.min(axis=2))
+    np.maximum.at(high, image, reached.max(axis=2))
     window = np.concatenate([low, high], axis=1)
     window[np.prod(high - low, axis=1) > WORTHWHILE_PART] = [0.0, 0.0, 1.0, 1.0]
-    result = np.zeros((first.size, 4), np.float32)
-    result[begin] = window
-    return result.reshape(*first.shape, 4)
+    return window[image]
 
 
 def _within(affine: tf.Tensor, cover: tf.Tensor) -> tf.Tensor:
