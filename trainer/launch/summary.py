@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -32,7 +31,7 @@ def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None 
 
     Raises:
         UserError: something that the user can mend.
-        typer.Exit: the job was stopped by a signal; the code is 128 plus its number.
+        Interrupted: the job was stopped by a signal and saved its state.
     """
     quiet_tensorflow()
     console = Console(highlight=False)
@@ -43,14 +42,9 @@ def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None 
     logger.propagate = False
 
     from trainer.launch import job
-    from trainer.training.interrupts import Interrupted
 
     console.print(f"[bold]{config.name}[/bold] in {job.run_path(config, run_dir)}", soft_wrap=True)
-    try:
-        result = job.run(config, fresh=fresh, run_dir=run_dir)
-    except Interrupted as stop:
-        console.print(str(stop), soft_wrap=True)
-        raise typer.Exit(128 + stop.signal_number) from None
+    result = job.run(config, fresh=fresh, run_dir=run_dir)
     if result.trained:
         show_result(result, console)
 
