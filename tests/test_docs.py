@@ -1,0 +1,382 @@
+"""Nothing documented goes unrun: the blocks and links of README, CONTRIBUTING and docs.
+
+The blocks of a file run in order, in a folder that holds what the guides speak of (see
+:func:`workplace`). Python blocks of a file share one namespace. Commands of this library run in
+this process, as they are written, but for options that make them small (:func:`small`). Any other
+command has to be listed in `BY_HAND`, so that a new one is a decision and not an oversight.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import re
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import execute
+import trainer.cli
+import trainer.task
+from trainer.config import JobConfig, UserError
+from trainer.data.readers.items import read_items
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md"))),
+]
+
+#: What a block may be marked as; `text` is for people only.
+LANGUAGES = {"python", "sh", "cnf", "csv", "text"}
+
+APPS = {
+    ("mildnet",): trainer.cli.app,
+    ("python", "execute.py"): execute.app,
+    ("python", "-m", "trainer.task"): trainer.task.app,
+}
+
+#: Commands of the guides that only a person runs, and why no test does.
+BY_HAND = {
+    "make demo": "makes an environment and trains for minutes",
+    "make test": "is what runs this",
+    "tensorboard --logdir runs": "serves until it is stopped",
+    "export TF_CONFIG='{"
+    '"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
+    '"task": {"type": "worker", "index": 0}'
+    "}'": "several machines: tests/training/test_workers.py trains on two processes",
+    "mildnet train shop.cnf --run-dir /shared/runs/shop": "several machines, see TF_CONFIG",
+}
+
+#: Files whose commands reproduce long runs: options and configs are checked, nothing is run.
+LONG = {"docs/results.md", "docs/benchmarks.md"}
+
+#: Makes any job small: a net that learns nothing much, in seconds.
+SMALL_JOB = {
+    "model.trunk": "convnet_small(widths=(16, 32))",
+    "model.embedding_dim": 16,
+    "image_size": 32,
+    "batch_size": 8,
+    "steps": 5,
+    "schedule.warmup_steps": 2,
+}
+SMALL_DATA = {"dataset.classes": 16, "dataset.views": 6, "dataset.size": 32}
+#: The catalogue below has too few items for the default of 256 centroids a code.
+SMALL_INDEX = {"ivf_pq": {"index.bits": 4}}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where its first line is, its language, its text."""
+
+    file: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    def commands(self) -> list[str]:
+        """Return the command lines of a `sh` block, continued lines joined."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def read_blocks(file: str, text: str) -> list[Block]:
+    blocks: list[Block] = []
+    body: list[str] = []
+    opened: tuple[int, str] | None = None
+    indent = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        fence = re.match(r"( *)```(.*)$", line)
+        if opened is None and fence:
+            indent, opened, body = fence[1], (number + 1, fence[2].strip()), []
+        elif opened is not None and fence and not fence[2]:
+            blocks.append(Block(file, *opened, textwrap.dedent("\n".join(body) + "\n")))
+            opened = None
+        elif opened is not None:
+            body.append(line)
+            assert not line.strip() or line.startswith(indent), f"{file}:{number}: indentation"
+    assert opened is None, f"{file}:{opened[0]}: the block is never closed"
+    return blocks
+
+
+def blocks_of(file: str) -> list[Block]:
+    return read_blocks(file, (ROOT / file).read_text(encoding="utf-8"))
+
+
+def inline_code(file: str) -> list[str]:
+    text = re.sub(r"(?ms)^ *```.*?^ *```$", "", (ROOT / file).read_text(encoding="utf-8"))
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+def split_command(command: str) -> tuple[Any, list[str]]:
+    """Return the app of a command of this library with its arguments, (None, []) for others."""
+    words = shlex.split(command, comments=True)
+    for lead, app in APPS.items():
+        if tuple(words[: len(lead)]) == lead:
+            return app, words[len(lead) :]
+    return None, []
+
+
+def parse(app: Any, arguments: list[str]) -> dict[str, Any]:
+    """Return the values of a command's options without running it; a wrong option raises."""
+    command: Any = get_command(app)
+    arguments = list(arguments)
+    while getattr(command, "commands", None) and arguments:
+        command = command.commands[arguments.pop(0)]
+    return command.make_context("command", arguments).params
+
+
+def config_of(values: dict[str, Any]) -> JobConfig | None:
+    """Return the config that a command trains with, None if it does not train."""
+    name, overrides = values.get("config"), values.get("overrides") or []
+    if name is None or values.get("list_configs"):
+        return None
+    path = Path(name)
+    if not path.suffix:
+        path = next(Path("job_configs").rglob(f"{name}.cnf"))
+    return JobConfig.load(path, overrides)
+
+
+def small(app: Any, arguments: list[str]) -> list[str]:
+    """Return the arguments with options behind them that make the command small."""
+    values = parse(app, arguments)
+    config = config_of(values)
+    wanted: dict[str, Any] = {}
+    if config is not None:
+        wanted = SMALL_JOB | (SMALL_DATA if config.dataset == "synthetic" else {})
+    for index, changes in SMALL_INDEX.items():
+        if f"index={index}" in (values.get("overrides") or []):
+            wanted = wanted | changes
+    return arguments + [word for key in wanted for word in ("--set", f"{key}={wanted[key]}")]
+
+
+PRODUCTS, VIEWS = 18, 6
+
+
+def make_catalogue(folder: Path) -> None:
+    """Write `shop/` (and the same pictures as folders and as triplets): what the guides name."""
+    random = np.random.default_rng(0)
+    rows = []
+    for product in range(PRODUCTS):
+        colour = random.integers(30, 226, 3)
+        for view in range(VIEWS):
+            pixels = np.clip(colour + random.normal(0, 20, (40, 48, 3)), 0, 255)
+            name = f"img/{product}-{view}.jpg"
+            split = "train" if product < 10 else "val" if product < 14 else "test"
+            place = folder / "by-product" / f"product-{product}" / f"{view}.jpg"
+            for path in (folder / "shop" / name, place):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+            domain = "street" if view % 2 else "shop"
+            rows.append([name, f"product-{product}", split, domain, ("mug", "hat")[product % 2]])
+    header = ["path", "label", "split", "domain", "category"]
+    write_csv(folder / "shop" / "items.csv", [header, *rows])
+    write_csv(folder / "shop" / "catalogue.csv", [header, *(r for r in rows if r[3] == "shop")])
+    (folder / "customer-photo.jpg").write_bytes((folder / "shop" / rows[-1][0]).read_bytes())
+
+    tops = folder / "tops"
+    (tops / "tops").mkdir(parents=True)
+    for path in (folder / "shop" / "img").iterdir():
+        (tops / "tops" / path.name).write_bytes(path.read_bytes())
+    for name, first in (("train.csv", 0), ("val.csv", 10)):
+        triplets = [
+            (f"{p}-0.jpg", f"{p}-1.jpg", f"{(p + 1) % 18}-2.jpg") for p in range(first, first + 8)
+        ]
+        write_csv(tops / name, triplets)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guides")
+    make_catalogue(folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with what the guides speak of, and a process that is left as it was.
+
+    shop/items.csv, shop/catalogue.csv and shop/img/, by-product/LABEL/, tops/ with triplets,
+    customer-photo.jpg, shop.cnf (the demo's config on shop/), job_configs/.
+    """
+    for name in ("shop", "by-product", "tops", "customer-photo.jpg"):
+        os.symlink(catalogue / name, tmp_path / name)
+    os.symlink(ROOT / "job_configs", tmp_path / "job_configs")
+    monkeypatch.chdir(tmp_path)
+    for name in ("MILDNET_DATA_PATH", "MILDNET_JOB_DIR", "TF_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MILDNET_CACHE", str(tmp_path / "cache"))
+    logger = logging.getLogger("trainer")
+    before = logger.level, list(logger.handlers), logger.propagate
+    policy = keras.config.dtype_policy()
+    yield tmp_path
+    logger.level, logger.handlers, logger.propagate = before
+    keras.config.set_dtype_policy(policy)
+
+
+def run_command(block: Block, command: str) -> None:
+    app, arguments = split_command(command)
+    if block.file in LONG:
+        if app is not None:
+            config_of(parse(app, arguments))
+        benchmark = re.search(r"python -m benchmarks (\w+)", command)
+        if benchmark:
+            assert (ROOT / "benchmarks" / f"{benchmark[1]}.py").is_file(), (
+                f"{block.place}: {command}"
+            )
+        return
+    if app is None or command in BY_HAND:
+        assert command in BY_HAND, (
+            f"{block.place}: {command!r} is no command of this library: if only a person can run "
+            "it, list it in BY_HAND"
+        )
+        return
+    result = CliRunner().invoke(app, small(app, arguments))
+    if result.exit_code and not isinstance(result.exception, SystemExit):
+        raise result.exception or RuntimeError(command)
+    assert result.exit_code == 0, f"{block.place}: {command}\n{result.output}"
+
+
+def run_python(block: Block, namespace: dict[str, Any]) -> None:
+    # Empty lines in front, so that a traceback shows the line of the document.
+    source = "\n" * (block.line - 1) + block.text
+    exec(compile(source, str(ROOT / block.file), "exec"), namespace)  # noqa: S102 - our own guides
+
+
+def check_config(block: Block) -> None:
+    """A whole config has to load; a part of one, on top of the demo's."""
+    path = Path("block.cnf")
+    path.write_text(block.text)
+    lines = [line for line in block.text.splitlines() if line.strip() and line[0] != "#"]
+    whole = any(line.startswith("model_id") for line in lines) and "loss=" in block.text
+    try:
+        if whole:
+            JobConfig.load(path)
+            path.rename("shop.cnf")
+        else:
+            JobConfig.load("job_configs/demo/synthetic.cnf", lines)
+    except UserError as error:
+        raise AssertionError(f"{block.place}: {error}") from None
+
+
+def check_csv(block: Block, folder: Path) -> None:
+    """A table with a header has to be an items.csv, one without a list of triplets."""
+    rows = list(csv.reader(io.StringIO(block.text)))
+    if "path" in rows[0]:
+        path = folder / "block.csv"
+        path.write_text(block.text)
+        assert read_items(str(path)).problems == (), block.place
+    else:
+        assert {len(row) for row in rows} == {3}, block.place
+
+
+def run_blocks(blocks: list[Block], folder: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks:
+        assert block.language in LANGUAGES, f"{block.place}: language {block.language!r}"
+        if block.language == "python":
+            run_python(block, namespace)
+        elif block.language == "sh":
+            for command in block.commands():
+                run_command(block, command)
+        elif block.language == "cnf":
+            check_config(block)
+        elif block.language == "csv":
+            check_csv(block, folder)
+
+
+@pytest.mark.parametrize("file", DOCS)
+def test_every_block_runs(file: str, workplace: Path) -> None:
+    run_blocks(blocks_of(file), workplace)
+
+
+@pytest.mark.parametrize("file", DOCS)
+def test_every_command_in_a_sentence_has_options_that_exist(file: str) -> None:
+    targets = re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text())
+    for code in inline_code(file):
+        app, arguments = split_command(code) if not code.endswith("...") else (None, [])
+        if app is not None and arguments:
+            parse(app, arguments)
+        if code.startswith("make "):
+            assert set(code.split()[1:]) <= set(targets), f"{file}: {code}"
+
+
+@pytest.mark.parametrize("file", DOCS)
+def test_every_link_leads_somewhere(file: str) -> None:
+    folder = (ROOT / file).parent
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / file).read_text(encoding="utf-8"))
+    broken = [
+        link
+        for link in links
+        if not re.match(r"https?://|mailto:|#", link) and not (folder / link.split("#")[0]).exists()
+    ]
+    assert not broken, f"{file}: nothing is at {', '.join(broken)}"
+
+
+def test_what_only_a_person_runs_is_still_in_the_guides() -> None:
+    written = {
+        command
+        for file in DOCS
+        for block in blocks_of(file)
+        if block.language == "sh"
+        for command in block.commands()
+    }
+    assert set(BY_HAND) <= written
+
+
+def test_blocks_are_found_also_in_lists_and_never_left_open() -> None:
+    text = (
+        "- a list\n\n  ```sh\n  make demo\n  mildnet \\\n    describe\n  ```\n\n```text\nx\n```\n"
+    )
+    first, second = read_blocks("some.md", text)
+    assert (first.place, first.language) == ("some.md:4", "sh")
+    assert first.commands() == ["make demo", "mildnet    describe"]
+    assert second.text == "x\n"
+    with pytest.raises(AssertionError, match=r"some\.md:2: the block is never closed"):
+        read_blocks("some.md", "```sh\nmildnet\n")
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "error"),
+    [
+        ("sh", "rm -rf shop", "no command of this library"),
+        ("sh", "mildnet describe loss no_such_loss", "unknown loss"),
+        ("sh", "mildnet train job_configs/demo/synthetic.cnf --set loss.margn=1", "loss.margn"),
+        ("sh", "mildnet search runs/none photo.jpg --no-such-option", "--no-such-option"),
+        ("sh", "mildnet search runs/none photo.jpg", "not a run folder"),
+        ("cnf", "loss.margn=0.2", "loss.margn"),
+        ("csv", "path,lable\na.jpg,1", "lable"),
+        ("csv", "path,label\na.jpg", "the header has 2"),
+        ("python", "raise ValueError('from the guide')", "from the guide"),
+        ("pyhton", "1", "language 'pyhton'"),
+    ],
+)
+def test_a_block_that_is_wrong_fails_and_says_why(
+    language: str, text: str, error: str, workplace: Path
+) -> None:
+    block = Block("some.md", 1, language, text + "\n")
+    # Wrong options end in click's errors, wrong keys in a UserError, the rest in assertions.
+    with pytest.raises(Exception, match=re.escape(error)):
+        run_blocks([block], workplace)
