@@ -141,8 +141,9 @@ def test_what_is_kept_decodes_in_the_pipeline_and_what_is_left_out_does_not(gall
             decode_file(tf.constant(str(gallery / name)), image_size)
 
 
-def test_damage_anywhere_is_judged_as_the_decoder_judges_it(gallery, tmp_path):
-    whole = (gallery / "good.jpg").read_bytes()
+@pytest.mark.parametrize("source", ["good.jpg", "good.png", "good.webp", "animated.gif"])
+def test_damage_anywhere_is_judged_as_the_decoder_judges_it(gallery, tmp_path, source):
+    whole = (gallery / source).read_bytes()
     rng = np.random.default_rng(5)
     names = [f"{number}.jpg" for number in range(60)]
     for name in names:
@@ -156,7 +157,7 @@ def test_damage_anywhere_is_judged_as_the_decoder_judges_it(gallery, tmp_path):
     (tmp_path / "whole.jpg").write_bytes(whole)
     names.append("whole.jpg")
     kept = set(verify_images(table_of(tmp_path, names), max_bad_share=1.0).path)
-    assert 5 < len(kept) < 56
+    assert 1 <= len(kept) < 56
     for name in names:
         try:
             decode_file(tf.constant(str(tmp_path / name)), 64)
