@@ -204,7 +204,7 @@ def test_broken_pictures_beyond_the_share_stop_the_job_and_are_named(tmp_path):
     with pytest.raises(UserError, match="2") as error:
         job.run(config, run_dir=str(tmp_path / "run"))
     assert "\n" not in str(error.value)
-    log = (tmp_path / "run" / "bad_images_train.log").read_text()
+    log = (tmp_path / "run" / "bad_images.log").read_text()
     assert "3.png" in log
     assert "5.png" in log
 

@@ -74,7 +74,7 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
 
     folder = RunFolder.claim(path, config, fresh=fresh) if chief else RunFolder(path)
     with folder.locked() if chief else contextlib.nullcontext():
-        splits = splits.verified(config, folder)
+        splits = _Splits.of(_verified(table, config, folder), config)
         plan = _plan(config, splits, strategy)
         if chief:
             folder.write_json("environment.json", _environment(config, splits))
@@ -115,23 +115,6 @@ class _Splits:
             )
         return cls(train, val if len(val) else None, test, test_name)
 
-    def verified(self, config: JobConfig, folder: RunFolder) -> _Splits:
-        """Return the splits without the images that can't be decoded."""
-        from trainer.data.verify import verify_images
-
-        parts = {}
-        for name in ("train", "val", "test"):
-            part = getattr(self, name)
-            if part is not None:
-                with folder.local(f"bad_images_{name}.log") as log:
-                    parts[name] = verify_images(
-                        part,
-                        mode=config.training.verify,
-                        max_bad_share=config.max_bad_share,
-                        log_file=log,
-                    )
-        return _Splits(parts["train"], parts.get("val"), parts["test"], self.test_name)
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -165,6 +148,24 @@ def read_split(config: JobConfig, names: str | None = None) -> ItemTable:
     if not len(rows):
         raise UserError(f"split {names!r} has no images; there are {', '.join(table.splits)}")
     return rows
+
+
+def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTable:
+    """Return the rows that the job uses, without the images that can't be decoded."""
+    from trainer.data.verify import verify_images
+
+    used = [
+        name
+        for names in (config.train_split, config.val_split, config.test_split)
+        for name in _names(names)
+    ]
+    with folder.local("bad_images.log") as log:
+        return verify_images(
+            table.in_split(*used),
+            mode=config.training.verify,
+            max_bad_share=config.max_bad_share,
+            log_file=log,
+        )
 
 
 def _with_splits(table: ItemTable, config: JobConfig) -> ItemTable:

@@ -185,6 +185,8 @@ class RunFolder:
     def _move_away(self) -> None:
         if not self.names():
             return
+        with self.locked():
+            pass
         number = 1
         while RunFolder(f"{self.path}.old-{number}").names():
             number += 1

@@ -104,6 +104,10 @@ def index_catalogue(
 ) -> int:
     """Embed a catalogue with a run's model, index it, and return how many items it has.
 
+    Where the run searched one domain (`gallery_domain`) and the catalogue names domains, only the
+    items of that domain are indexed: customers' pictures are queries, not products on offer.
+    Pictures that can't be decoded are left out, and named in `FOLDER.bad_images.log`.
+
     Args:
         run: a finished run.
         source: an `items.csv`, a folder with one, or a folder of pictures.
@@ -118,7 +122,18 @@ def index_catalogue(
 
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
     embedder = Embedder(run.file("model"))
-    items = verify_images(read_catalogue(source), max_bad_share=config.max_bad_share, log_file=None)
+    items = read_catalogue(source)
+    if config.gallery_domain and any(items.domain):
+        items = items.select(items.domain == config.gallery_domain)
+        if not len(items):
+            raise UserError(f"{source} has no items of the domain {config.gallery_domain!r}")
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    items = verify_images(
+        items,
+        max_bad_share=config.max_bad_share,
+        log_file=str(target.with_name(f"{target.name}.bad_images.log")),
+    )
     build_index(config, items, embed_items(embedder, items), folder)
     return len(items)
 

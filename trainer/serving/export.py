@@ -30,7 +30,7 @@ def export(
 
     Signatures, each with the output `embedding`, float32 (B, D):
 
-    - `serving_default`: `image_bytes`, string (B,): encoded pictures (JPEG, PNG, GIF, BMP);
+    - `serving_default`: `image_bytes`, string (B,): encoded pictures (JPEG, PNG, GIF, BMP, WebP);
     - `images`: `images`, float32 (B, H, W, 3), RGB 0..255; any other size than the model's is
       rounded to whole numbers and resized as a decoded file would be;
     - `images_uint8`: the same for `images` as uint8.

@@ -101,6 +101,6 @@ def check_batch_size(batch_size: int, available: int, what: str) -> None:
     """Raise a UserError unless 1 <= batch_size <= available; `what` names what is counted."""
     if not 1 <= batch_size <= available:
         raise UserError(
-            f"batch_size={batch_size} {what}, but the training data gives {available:,} of them; "
+            f"batch_size={batch_size} {what}, but this split gives {available:,} of them; "
             f"choose 1 to {available:,}"
         )
