@@ -22,7 +22,7 @@ def photo() -> np.ndarray:
 def views(picture: np.ndarray, affine: np.ndarray, size: int = SIZE) -> np.ndarray:
     affine = np.asarray(affine, np.float32).reshape(-1, 2, 3)
     sources = tf.zeros(len(affine), tf.int32)
-    pixels = tf.constant(picture.reshape(-1, 3))
+    pixels = tf.constant(np.pad(picture.reshape(-1, 3), ((0, 1), (0, 0)), constant_values=99))
     return warp(
         pixels, tf.constant([picture.shape[:2]]), sources, tf.constant(affine), size
     ).numpy()
@@ -52,7 +52,9 @@ def draws(augment, count=4000, seed=0) -> np.ndarray:
 OFF = {"horizontal_flip": False, "vertical_flip": False, "zoom": 0.0, "shear": 0.0, "rotation": 0.0}
 
 
-@pytest.mark.parametrize("shape", [(96, 96), (150, 130), (60, 97), (31, 200)])
+@pytest.mark.parametrize(
+    "shape", [(96, 96), (150, 130), (60, 97), (31, 200), (1, 50), (50, 1), (1, 1), (2, 2)]
+)
 def test_unchanged_is_a_plain_resize(photo, shape):
     picture = np.asarray(Image.fromarray(photo).resize(shape[::-1]))
     same = Plain().draw(np.random.default_rng(0), 1).affine

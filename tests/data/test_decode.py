@@ -143,7 +143,7 @@ def test_a_part_covers_the_window_and_says_so(photo, kind, box, window):
 
 
 def view(image, affine, size):
-    flat = tf.reshape(image, (-1, 3))
+    flat = tf.pad(tf.reshape(image, (-1, 3)), ((0, 1), (0, 0)))
     return warp(
         flat,
         tf.constant([image.shape[:2]]),

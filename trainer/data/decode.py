@@ -299,7 +299,7 @@ def warp(
 
     Args:
         pixels: uint8 (P, 3): the rows of the first picture, then those of the second, and so on;
-            what follows the last one is not looked at. P is below 2**31.
+            at least one row more than they have, which is not looked at. P is below 2**31.
         size: int32 (f, 2): height and width of each picture.
         source: int32 (n,): which picture each view shows.
         affine: float32 (n, 2, 3): where each view takes its pixels from, see
@@ -310,53 +310,55 @@ def warp(
         uint8 (n, S, S, 3).
     """
     begin = tf.gather(tf.cumsum(size[:, 0] * size[:, 1], exclusive=True), source)
-    places = _places(tf.gather(size, source), begin, affine, image_size)
-    return _blend(pixels, *places)
+    size = tf.gather(size, source)
+    return _blend(pixels, size[:, 1], *_places(size, begin, affine, image_size))
 
 
 # Two compiled programs, not one: fused, XLA would work out the places anew for every colour.
 @tf.function(jit_compile=True, autograph=False)
 def _places(
     size: tf.Tensor, begin: tf.Tensor, affine: tf.Tensor, image_size: int
-) -> tuple[tf.Tensor, ...]:
-    """Return, for each pixel (n, S, S), its four sources and how much the later ones count.
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return where the pixels of each view (n, S, S) come from.
 
-    The sources are given as the index of the upper left one, and how far on the right and the
-    lower ones are, all int32; the shares of right and lower are float32.
+    Returns:
+        Of the four pixels that each is interpolated from, the index of the upper left one, int32;
+        and the shares of the right and of the lower ones, float32 from 0 to 1.
     """
     begin, height, width = (tf.reshape(v, (-1, 1, 1)) for v in (begin, size[:, 0], size[:, 1]))
     affine = affine[..., tf.newaxis, tf.newaxis]
     centre = (tf.range(image_size, dtype=tf.float32) + 0.5) / image_size
     across, down = centre[tf.newaxis, :], centre[:, tf.newaxis]
 
-    def along(axis: int, length: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def along(axis: int, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Pixel k covers k to k + 1, and its value stands in the middle: hence the half.
         place = affine[:, axis, 0] * across + affine[:, axis, 1] * down + affine[:, axis, 2]
         place = place * tf.cast(length, tf.float32) - 0.5
         place = tf.maximum(tf.minimum(place, tf.cast(length - 1, tf.float32)), 0.0)
-        before = tf.cast(place, tf.int32)
-        after = tf.minimum(before + 1, length - 1)
-        return before, after - before, place - tf.cast(before, tf.float32)
+        # The last pixel is taken as the second of a pair, so that there always is a pair.
+        before = tf.minimum(tf.cast(place, tf.int32), tf.maximum(length - 2, 0))
+        return before, place - tf.cast(before, tf.float32)
 
-    column, right, rightness = along(0, width)
-    row, low, lowness = along(1, height)
-    return begin + row * width + column, right, low * width, rightness, lowness
+    column, rightness = along(0, width)
+    row, lowness = along(1, height)
+    return begin + row * width + column, rightness, lowness
 
 
 @tf.function(jit_compile=True, autograph=False)
 def _blend(
-    pixels: tf.Tensor,
-    first: tf.Tensor,
-    right: tf.Tensor,
-    low: tf.Tensor,
-    rightness: tf.Tensor,
-    lowness: tf.Tensor,
+    pixels: tf.Tensor, width: tf.Tensor, first: tf.Tensor, rightness: tf.Tensor, lowness: tf.Tensor
 ) -> tf.Tensor:
-    def at(index: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.gather(pixels, index), tf.float32)
+    # Right and left in two copies that differ by one pixel (and are never made): one index, and
+    # one check of it, serves both. In a picture one pixel wide or high the second of a pair is
+    # some other pixel, with a share of 0.
+    left, right = pixels[:-1], pixels[1:]
+    second = first + tf.reshape(width, (-1, 1, 1))
+
+    def at(side: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.gather(side, index), tf.float32)
 
     rightness, lowness = rightness[..., tf.newaxis], lowness[..., tf.newaxis]
-    upper, lower = at(first), at(first + low)
-    upper += (at(first + right) - upper) * rightness
-    lower += (at(first + low + right) - lower) * rightness
+    upper, lower = at(left, first), at(left, second)
+    upper += (at(right, first) - upper) * rightness
+    lower += (at(right, second) - lower) * rightness
     return tf.cast(upper + (lower - upper) * lowness + 0.5, tf.uint8)

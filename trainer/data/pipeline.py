@@ -16,9 +16,9 @@ from trainer.data.table import ItemTable
 #: Keeps the random numbers of pictures apart from those of samplers with the same seed.
 AUGMENT_STREAM = 0xA6
 
-#: Pictures worked on at once by one thread: enough to make the start of a compiled program cheap,
-#: few enough to stay in the processor's cache.
-GROUP = 8
+#: Pictures worked on at once by one thread: enough that starting a compiled program costs little,
+#: few enough to keep memory small: each takes up to 6 S x S pixels.
+GROUP = 16
 
 #: Share of the area above which a part of a picture is not worth asking the decoder for.
 WORTHWHILE_PART = 0.6
