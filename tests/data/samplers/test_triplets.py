@@ -59,3 +59,10 @@ def test_a_batch_size_that_cannot_be_filled_is_refused(batch_size):
 def test_the_config_knows_it():
     assert get("sampler", "triplets").tags == {"gives": "triplets"}
     assert get("sampler", "triplets").check({"shuffle": "yes"}) == {"shuffle": True}
+
+
+def test_batches_across_epochs_leave_none_out_and_repeat_none():
+    sampler = Triplets(table(LISTED), 3, seed=1, shuffle=True)
+    stream = np.concatenate([sampler.batch(step).reshape(-1, 3) for step in range(7)])
+    for begin in (0, 7, 14):
+        assert sorted(map(tuple, stream[begin : begin + 7].tolist())) == LISTED
