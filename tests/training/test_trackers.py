@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.config import components
@@ -30,9 +31,9 @@ def test_tensorboard_reads_scalars_and_config(tmp_path):
     events.Reload()
     tags = events.Tags()["tensors"]
     assert set(tags) == {"config", "loss", "recall_at_1"}
-    losses = [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors("loss")]
+    losses = [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in events.Tensors("loss")]
     assert losses == [(10, 0.5), (20, 0.125)]
-    text = events.Tensors("config")[0].tensor_proto.string_val[0].decode()
+    text = tf.make_ndarray(events.Tensors("config")[0].tensor_proto).item().decode()
     assert "loss.margin=0.25" in text
 
 
