@@ -4,6 +4,7 @@ import importlib
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -160,6 +161,8 @@ def _own_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # A test run in the background may have been started with Ctrl-C ignored, which is inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_person_at_a_terminal(folder: Path):
