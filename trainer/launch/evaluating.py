@@ -5,13 +5,41 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from trainer.config import UserError
-from trainer.launch.job import KS, read_split
+from trainer.config.job import JobConfig
+from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
+from trainer.launch.splits import read_split
 from trainer.retrieval.embeddings_file import read_embeddings
 from trainer.retrieval.metrics import Evaluation, evaluate
 from trainer.training.validation import query_masks
+
+#: Cut-offs of the metrics that a job reports.
+KS = (1, 5, 10, 100)
+
+
+def measure(config: JobConfig, table: ItemTable, embeddings: np.ndarray) -> Evaluation:
+    """Measure embeddings of a table as a config asks for it: its domains, its seed.
+
+    Args:
+        config: names the domains of queries and gallery.
+        table: what was embedded.
+        embeddings: (N, D) float32, one for each row.
+    """
+    is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
+    return evaluate(
+        embeddings,
+        table.label,
+        is_query=is_query,
+        is_gallery=is_gallery,
+        ks=KS,
+        categories=table.category if any(table.category) else None,
+        domains=table.domain if any(table.domain) else None,
+        seed=config.seed,
+    )
 
 
 def evaluate_run(run: RunFolder, split: str | None = None) -> Evaluation:
@@ -29,17 +57,7 @@ def evaluate_run(run: RunFolder, split: str | None = None) -> Evaluation:
     config = run.config()
     embedder = Embedder(run.file("model"))
     table = read_split(config, split)
-    is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
-    return evaluate(
-        embed_items(embedder, table),
-        table.label,
-        is_query=is_query,
-        is_gallery=is_gallery,
-        ks=KS,
-        categories=table.category if any(table.category) else None,
-        domains=table.domain if any(table.domain) else None,
-        seed=config.seed,
-    )
+    return measure(config, table, embed_items(embedder, table))
 
 
 def evaluate_file(path: str | os.PathLike[str]) -> Evaluation:

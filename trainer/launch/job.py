@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import UserError
 from trainer.config.job import JobConfig
 from trainer.launch.run_folder import RunFolder
+from trainer.launch.splits import Splits, read_table, split_names
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trainer.data.table import ItemTable
 
 LOG = logging.getLogger(__name__)
-
-#: Cut-offs of the metrics that a job reports.
-KS = (1, 5, 10, 100)
-EMBED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -68,13 +63,14 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
         RunFolder(path).check(config)
     strategy = _prepare_runtime(config)
     chief = _is_chief(strategy)
-    table = _with_splits(config.build("dataset", config.data_path), config)
-    splits = _Splits.of(table, config)
+    table = read_table(config)
+    splits = Splits.of(table, config)
     plan = _plan(config, splits, strategy)
 
     folder = RunFolder.claim(path, config, fresh=fresh) if chief else RunFolder(path)
     with folder.locked() if chief else contextlib.nullcontext():
-        splits = _Splits.of(_verified(table, config, folder), config)
+        # Again, over the images that can be decoded; before, to fail before anything is claimed.
+        splits = Splits.of(_verified(table, config, folder), config)
         plan = _plan(config, splits, strategy)
         if chief:
             folder.write_json("environment.json", _environment(config, splits))
@@ -83,37 +79,6 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
         if not chief:
             return JobResult(path, "", "", outcome.step, 0.0, {}, {}, {})
         return _finish(config, folder, splits, model, evaluation, outcome, start)
-
-
-@dataclass(frozen=True)
-class _Splits:
-    """The parts of the table that a job uses."""
-
-    train: ItemTable
-    val: ItemTable | None
-    test: ItemTable
-    #: Name of the split that `test` is: a data set without a test split is tested on another.
-    test_name: str
-
-    @classmethod
-    def of(cls, table: ItemTable, config: JobConfig) -> _Splits:
-        names = table.splits
-        train = table.in_split(*_names(config.train_split))
-        if not len(train):
-            raise UserError(
-                f"train_split={config.train_split!r} has no images; the data set has the splits "
-                f"{', '.join(names)}"
-            )
-        val = table.in_split(*_names(config.val_split))
-        test, test_name = table.in_split(*_names(config.test_split)), config.test_split
-        if not len(test):
-            test, test_name = val, config.val_split
-        if not len(test):
-            raise UserError(
-                f"neither test_split={config.test_split!r} nor val_split={config.val_split!r} has "
-                f"images to evaluate on; the data set has the splits {', '.join(names)}"
-            )
-        return cls(train, val if len(val) else None, test, test_name)
 
 
 @dataclass(frozen=True)
@@ -131,25 +96,6 @@ class _Plan:
     monitor: str | None
 
 
-def read_split(config: JobConfig, names: str | None = None) -> ItemTable:
-    """Return rows of a config's data set.
-
-    Args:
-        config: its data set, divided as a job divides it.
-        names: comma list of splits; default: what a job is tested on.
-
-    Raises:
-        UserError: the data is not there, or the split is empty.
-    """
-    table = _with_splits(config.build("dataset", config.data_path), config)
-    if names is None:
-        return _Splits.of(table, config).test
-    rows = table.in_split(*_names(names))
-    if not len(rows):
-        raise UserError(f"split {names!r} has no images; there are {', '.join(table.splits)}")
-    return rows
-
-
 def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTable:
     """Return the rows that the job uses, without the images that can't be decoded."""
     from trainer.data.verify import verify_images
@@ -157,7 +103,7 @@ def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTab
     used = [
         name
         for names in (config.train_split, config.val_split, config.test_split)
-        for name in _names(names)
+        for name in split_names(names)
     ]
     with folder.local("bad_images.log") as log:
         return verify_images(
@@ -168,16 +114,7 @@ def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTab
         )
 
 
-def _with_splits(table: ItemTable, config: JobConfig) -> ItemTable:
-    from trainer.data.split import split_by_class
-
-    if not set(table.splits) <= {""}:
-        return table
-    LOG.info("the data has no splits: its classes are divided at random, by the seed")
-    return split_by_class(table, config.val_share, config.test_share, config.seed)
-
-
-def _plan(config: JobConfig, splits: _Splits, strategy: Any) -> _Plan:
+def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     """Build everything cheap, so that what can't work ends the job before anything slow starts."""
     from trainer.training.strategy import replica_slices
 
@@ -211,7 +148,7 @@ def _plan(config: JobConfig, splits: _Splits, strategy: Any) -> _Plan:
 
 
 def _monitor(
-    config: JobConfig, splits: _Splits, val_sampler: Any, takes_triplets: bool
+    config: JobConfig, splits: Splits, val_sampler: Any, takes_triplets: bool
 ) -> str | None:
     """Return what decides which weights are the best, None where nothing can."""
     from trainer.training.validation import has_pairs
@@ -253,7 +190,7 @@ def _prepare_runtime(config: JobConfig) -> Any:
 
 
 def _train(
-    config: JobConfig, folder: RunFolder, splits: _Splits, plan: _Plan, strategy: Any
+    config: JobConfig, folder: RunFolder, splits: Splits, plan: _Plan, strategy: Any
 ) -> tuple[Any, dict[str, Any], Any]:
     """Build the model, measure it untrained, train it; under the strategy's scope."""
     from trainer.data.pipeline import train_batches
@@ -285,7 +222,6 @@ def _train(
             sampler=plan.val_sampler,
             query_domain=config.query_domain,
             gallery_domain=config.gallery_domain,
-            batch_size=EMBED_BATCH,
         )
 
     def batches(start: int) -> Any:
@@ -328,10 +264,11 @@ def _optimizer(config: JobConfig, plan: _Plan, scale: float) -> Any:
 
 
 def _measure_untrained(
-    config: JobConfig, folder: RunFolder, splits: _Splits, model: Any
+    config: JobConfig, folder: RunFolder, splits: Splits, model: Any
 ) -> dict[str, Any]:
     """Return the evaluation so far: the untrained model and the colour histogram, on the test
     split. A run that is taken up again keeps what it measured at its start."""
+    from trainer.launch.evaluating import measure
     from trainer.retrieval.baseline import color_histogram
     from trainer.training.validation import embed_table, predictor
 
@@ -339,48 +276,32 @@ def _measure_untrained(
         return folder.read_json("evaluation.json")
     test = splits.test
     LOG.info("measuring the untrained model on %d images", len(test))
-    untrained = embed_table(predictor(model), test, config.image_size, EMBED_BATCH)
+    untrained = embed_table(predictor(model), test, config.image_size)
     evaluation = {
         "split": splits.test_name,
         "images": len(test),
         "classes": len(test.classes),
         "unseen_classes": not set(test.classes.tolist()) & set(splits.train.classes.tolist()),
-        "untrained": _measure(config, test, untrained),
-        "color_histogram": _measure(
+        "untrained": measure(config, test, untrained).to_dict(),
+        "color_histogram": measure(
             config, test, color_histogram(test.path.tolist(), boxes=test.box)
-        ),
+        ).to_dict(),
     }
     folder.write_json("evaluation.json", evaluation)
     return evaluation
 
 
-def _measure(config: JobConfig, table: ItemTable, embeddings: np.ndarray) -> dict[str, Any]:
-    from trainer.retrieval.metrics import evaluate
-    from trainer.training.validation import query_masks
-
-    is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
-    return evaluate(
-        embeddings,
-        table.label,
-        is_query=is_query,
-        is_gallery=is_gallery,
-        ks=KS,
-        categories=table.category if any(table.category) else None,
-        domains=table.domain if any(table.domain) else None,
-        seed=config.seed,
-    ).to_dict()
-
-
 def _finish(
     config: JobConfig,
     folder: RunFolder,
-    splits: _Splits,
+    splits: Splits,
     model: Any,
     evaluation: dict[str, Any],
     outcome: Any,
     start: float,
 ) -> JobResult:
     """Export, measure what was exported, index, search, and write the report."""
+    from trainer.launch.evaluating import measure
     from trainer.launch.report import write_report
     from trainer.launch.searching import build_index, draw_neighbours, embed_items
     from trainer.serving.embedder import Embedder
@@ -393,7 +314,7 @@ def _finish(
         embedder = Embedder(path)
         # What is measured is what users will load, not the model in memory.
         embeddings = embed_items(embedder, splits.test)
-    evaluation["trained"] = _measure(config, splits.test, embeddings)
+    evaluation["trained"] = measure(config, splits.test, embeddings).to_dict()
     evaluation["training"] = asdict(outcome)
     folder.write_json("evaluation.json", evaluation)
     is_gallery = splits.test.domain == config.gallery_domain if config.gallery_domain else None
@@ -418,7 +339,7 @@ def _finish(
     )
 
 
-def _environment(config: JobConfig, splits: _Splits) -> dict[str, Any]:
+def _environment(config: JobConfig, splits: Splits) -> dict[str, Any]:
     from trainer.launch.environment import describe_environment
 
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
@@ -432,10 +353,6 @@ def _environment(config: JobConfig, splits: _Splits) -> dict[str, Any]:
         if part is not None
     }
     return {"seed": config.seed, **describe_environment(), "data": data}
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _is_chief(strategy: Any) -> bool:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 #: Queries and neighbours of the picture that a job draws.
 SHOWN_QUERIES, SHOWN_NEIGHBOURS = 8, 8
-EMBED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def embed_items(embedder: Embedder, items: ItemTable) -> np.ndarray:
     from trainer.data.pipeline import eval_batches
     from trainer.retrieval.embed import embed
 
-    batches = eval_batches(items, image_size=embedder.image_size, batch_size=EMBED_BATCH)
+    batches = eval_batches(items, image_size=embedder.image_size, batch_size=embedder.batch_size)
     return embed(embedder, batches, len(items), dim=embedder.dim, paths=items.path.tolist())
 
 
