@@ -180,7 +180,7 @@ def test_a_full_disk_is_told_before_and_while_unpacking(box, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives.shutil, "copyfileobj", full)
+        patch.setattr(archives, "_copy", full)
         with pytest.raises(UserError, match=r"cannot unpack .*: no space left on device"):
             archives.unpacked(path)
     assert os.listdir(box) == ["tops.zip"]

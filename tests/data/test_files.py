@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.config import UserError
-from trainer.data import files
+from trainer.data import archives, files
 from trainer.data.readers.folder import folder
 from trainer.data.readers.items import items
 from trainer.data.readers.triplets import triplets
@@ -160,3 +160,15 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"cannot read .*shoe: permission denied"):
         list(files.walk(str(tmp_path)))
+
+
+def test_a_remote_file_system_that_refuses_is_told_in_one_line(tmp_path):
+    nowhere = "nosuchscheme://bucket/shop"
+    with pytest.raises(UserError, match=r"cannot look at nosuchscheme://bucket/shop: file system"):
+        items(nowhere)
+    with pytest.raises(UserError, match=r"cannot write nosuchscheme://bucket/shop: file system"):
+        files.write_bytes(nowhere, b"x")
+    with pytest.raises(UserError, match=r"cannot read nosuchscheme:.*tops.zip: file system"):
+        archives.unpacked(f"{nowhere}/tops.zip")
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes("ram://nothing/there")

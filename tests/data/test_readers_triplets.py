@@ -43,6 +43,24 @@ def test_rows_in_file_order_over_unique_pictures(shop):
     assert table.problems == ()
 
 
+def test_anchors_are_one_domain_and_what_is_offered_the_other(shop):
+    options = {"train_csv": "train.csv", "val_csv": "val.csv", "images": "images"}
+    table = triplets(str(shop), **options, domains=("street", "shop"))
+    names = [os.path.basename(path)[0] for path in table.path]
+    found = {
+        split: "".join(sorted(n for n, s, d in zip(names, table.split, table.domain, strict=True)
+                              if (s, d) == (split, "street")))
+        for split in ("train", "val")
+    }  # fmt: skip
+    # d and f are anchors, and offered in other rows; a is so in training, but not in validation.
+    assert found == {"train": "bc", "val": "a"}
+    assert set(table.domain) == {"street", "shop"}
+    assert set(triplets(str(shop), **options).domain) == {""}
+    for wrong in (("street",), ("shop", "shop"), ("a", "b", "c"), ("", "shop")):
+        with pytest.raises(ValueError, match="two names"):
+            triplets(str(shop), **options, domains=wrong)
+
+
 def test_splits_have_rows_and_groups_of_their_own(shop):
     table = triplets(str(shop), train_csv="train.csv", val_csv="val.csv", images="images")
     val = table.in_split("val")

@@ -10,10 +10,13 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 from trainer.config import UserError
 from trainer.data import files
+from trainer.data.progress import bar
 
 #: Pictures hardly shrink in a zip. An archive that grows by more than this was made to fill a disk.
 MAX_GROWTH = 100
@@ -48,7 +51,7 @@ def unpacked(archive: str, folder: str | None = None) -> str:
             cached.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cached.parent) as place:
                 local = os.path.join(place, "archive.zip")
-                files.gfile().copy(archive, local)
+                _fetch(archive, local, size)
                 unpack(local, cached, name=archive)
         return str(cached)
 
@@ -102,11 +105,12 @@ def unpack(
                     f"{name} unpacks to {total / 2**20:,.0f} MiB, {place.parent} has "
                     f"{free / 2**20:,.0f} MiB free: make room or unpack it elsewhere"
                 )
-            for entry, parts in targets:
-                path = place.joinpath(*parts)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(entry) as source, open(path, "xb") as sink:
-                    shutil.copyfileobj(source, sink, 2**20)
+            with bar(f"unpacking {os.path.basename(name)}", total, "bytes") as advance:
+                for entry, parts in targets:
+                    path = place.joinpath(*parts)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with opened.open(entry) as source, open(path, "xb") as sink:
+                        _copy(source, sink, advance)
             if note is not None:
                 (place / NOTE).write_text(json.dumps(note), encoding="utf-8")
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
@@ -155,11 +159,32 @@ def _checked(
     return targets
 
 
+def _fetch(archive: str, local: str, size: int) -> None:
+    """Copy a remote archive to a local file."""
+    try:
+        with (
+            files.remote_errors(),
+            files.gfile().GFile(archive, "rb") as source,
+            open(local, "xb") as sink,
+            bar(f"fetching {archive}", size, "bytes") as advance,
+        ):
+            _copy(source, sink, advance)
+    except OSError as error:
+        raise UserError(f"cannot fetch {archive}: {files.reason(error)}") from None
+
+
+def _copy(source: Any, sink: IO[bytes], advance: Callable[[int], None]) -> None:
+    while piece := source.read(2**20):
+        sink.write(piece)
+        advance(len(piece))
+
+
 def _identity(archive: str) -> tuple[int, int]:
     """Return size and time of change, in bytes and ns since 1970."""
     try:
         if files.is_remote(archive):
-            found = files.gfile().stat(archive)
+            with files.remote_errors():
+                found = files.gfile().stat(archive)
             return int(found.length), int(found.mtime_nsec)
         status = os.stat(archive)
     except OSError as error:

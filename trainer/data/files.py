@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,32 @@ def gfile() -> Any:
     return tf.io.gfile
 
 
+@contextlib.contextmanager
+def remote_errors() -> Iterator[None]:
+    """Turn what TensorFlow's file systems raise into an OSError, as local files do.
+
+    Raises:
+        FileNotFoundError, PermissionError, OSError: with the first line of TensorFlow's message.
+    """
+    import tensorflow as tf
+
+    kinds = {tf.errors.NotFoundError: errno.ENOENT, tf.errors.PermissionDeniedError: errno.EACCES}
+    try:
+        yield
+    except tf.errors.OpError as error:
+        words = str(error.message).strip().split("\n", 1)[0]
+        raise OSError(kinds.get(type(error), errno.EIO), words) from None
+
+
+def _asked(path: str, question: Callable[[Any], bool]) -> bool:
+    """Return the answer of a remote file system."""
+    try:
+        with remote_errors():
+            return bool(question(gfile()))
+    except OSError as error:
+        raise UserError(f"cannot look at {path}: {reason(error)}") from None
+
+
 def absolute(path: str) -> str:
     """Return a local path as an absolute one without `~`, a URL unchanged but for a last slash."""
     if is_remote(path):
@@ -39,13 +66,15 @@ def join(folder: str, name: str) -> str:
 
 def is_folder(path: str) -> bool:
     """Whether the local or remote folder exists."""
-    return bool(gfile().isdir(path)) if is_remote(path) else os.path.isdir(path)
+    if is_remote(path):
+        return _asked(path, lambda remote: remote.isdir(path))
+    return os.path.isdir(path)
 
 
 def is_file(path: str) -> bool:
     """Whether the local or remote file exists."""
     if is_remote(path):
-        return bool(gfile().exists(path)) and not gfile().isdir(path)
+        return _asked(path, lambda remote: remote.exists(path) and not remote.isdir(path))
     return os.path.isfile(path)
 
 
@@ -67,7 +96,7 @@ def require_folder(data_path: str) -> str:
 def read_bytes(path: str) -> bytes:
     """Return the whole content of a local or remote file."""
     if is_remote(path):
-        with gfile().GFile(path, "rb") as stream:
+        with remote_errors(), gfile().GFile(path, "rb") as stream:
             return bytes(stream.read())
     return Path(path).read_bytes()
 
@@ -103,7 +132,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"cannot read {error.filename}: {reason(error)}") from None
 
     walker = (
-        gfile().walk(folder)
+        gfile().walk(folder, onerror=lambda error: fail(OSError(errno.EIO, str(error), folder)))
         if is_remote(folder)
         else os.walk(folder, onerror=fail, followlinks=True)
     )
@@ -144,9 +173,10 @@ def write_bytes(path: str, data: Any) -> None:
     try:
         if is_remote(path):
             partial = f"{path}.part"
-            with gfile().GFile(partial, "wb") as remote:
-                remote.write(bytes(data))
-            gfile().rename(partial, path, overwrite=True)
+            with remote_errors():
+                with gfile().GFile(partial, "wb") as remote:
+                    remote.write(bytes(data))
+                gfile().rename(partial, path, overwrite=True)
         else:
             with _whole(path, mode="wb") as local:
                 local.write(data)

@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.data import files
+from trainer.data.progress import bar
 from trainer.data.table import ItemTable
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ def verify_images(
     max_bad_share: float = 0.01,
     max_pixels: int = 100_000_000,
     log_file: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ItemTable:
     """Return the table without the rows whose pictures cannot be used.
 
@@ -49,7 +49,6 @@ def verify_images(
             a small file cannot fill the memory; default 100 million.
         log_file: local file for what is bad, `path: reason` each; none by default. It is written
             whole, and only if something is bad (one that is there is emptied).
-        progress: called with the number of files checked and their total, from one thread.
 
     Returns:
         The good rows in their order; triplets that lost a picture are gone.
@@ -57,7 +56,7 @@ def verify_images(
     Raises:
         UserError: more is bad than allowed, nothing is left, or the log file cannot be written.
     """
-    reasons = {} if mode == "none" else _bad_files(table, mode, max_pixels, progress)
+    reasons = {} if mode == "none" else _bad_files(table, mode, max_pixels)
     bad_rows = np.fromiter(reasons, np.int64, len(reasons))
     faults = [*table.problems, *(f"{table.path[row]}: {why}" for row, why in reasons.items())]
     if log_file is not None and (faults or os.path.exists(log_file)):
@@ -117,7 +116,6 @@ def _bad_files(
     table: ItemTable,
     mode: Literal["full", "header"],
     max_pixels: int,
-    progress: Callable[[int, int], None] | None,
 ) -> dict[int, str]:
     """Return the rows that cannot be used, each with its reason, in order."""
     from PIL import Image
@@ -134,10 +132,10 @@ def _bad_files(
     with warnings.catch_warnings(), ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            for chunk, results in zip(chunks, pool.map(check, chunks), strict=True):
-                found.update(zip(chunk, results, strict=True))
-                if progress:
-                    progress(len(found), len(paths))
+            with bar("checking pictures", len(paths)) as advance:
+                for chunk, results in zip(chunks, pool.map(check, chunks), strict=True):
+                    found.update(zip(chunk, results, strict=True))
+                    advance(len(chunk))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

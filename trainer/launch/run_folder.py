@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
-from trainer.data.files import gfile, is_remote, read_text, write_bytes
+from trainer.data.files import gfile, is_remote, read_text, reason, remote_errors, write_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -102,15 +102,17 @@ class RunFolder:
     def exists(self, name: str) -> bool:
         """Return whether the run has the file or folder."""
         if is_remote(self.path):
-            return bool(gfile().exists(self.file(name)))
+            with _remote(self.path):
+                return bool(gfile().exists(self.file(name)))
         return os.path.exists(self.file(name))
 
     def names(self) -> list[str]:
         """Return the names in the folder, none if there is no folder."""
         if is_remote(self.path):
-            if not gfile().isdir(self.path):
-                return []
-            return sorted(name.rstrip("/") for name in gfile().listdir(self.path))
+            with _remote(self.path):
+                if not gfile().isdir(self.path):
+                    return []
+                return sorted(name.rstrip("/") for name in gfile().listdir(self.path))
         try:
             return sorted(os.listdir(self.path))
         except FileNotFoundError:
@@ -140,7 +142,8 @@ class RunFolder:
             UserError: the folder can't be written.
         """
         if is_remote(self.path):
-            gfile().makedirs(self.path)
+            with _remote(self.path):
+                gfile().makedirs(self.path)
         else:
             try:
                 os.makedirs(self.path, exist_ok=True)
@@ -157,7 +160,8 @@ class RunFolder:
         with tempfile.TemporaryDirectory() as scratch:
             path = os.path.join(scratch, name)
             yield path
-            _upload(path, self.file(name))
+            with _remote(self.path):
+                _upload(path, self.file(name))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -192,10 +196,21 @@ class RunFolder:
             number += 1
         target = f"{self.path}.old-{number}"
         if is_remote(self.path):
-            gfile().rename(self.path, target)
+            with _remote(self.path):
+                gfile().rename(self.path, target)
         else:
             shutil.move(self.path, target)
         LOG.info("the run that was there is now %s", target)
+
+
+@contextlib.contextmanager
+def _remote(path: str) -> Iterator[None]:
+    """Tell in one line what a remote file system refuses."""
+    try:
+        with remote_errors():
+            yield
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from None
 
 
 def _upload(source: str, target: str) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.data import files
+from trainer.data.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ def prepare(
     *,
     limit: int | None = None,
     val_per_class: int = 200,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Make a folder with Fashion-MNIST as PNG files and two tables over them.
 
@@ -59,7 +58,6 @@ def prepare(
         limit: at most this many pictures of each class from each part, the first ones; default
             all (6,000 and 1,000).
         val_per_class: pictures of each class in `val` of the open-set split, default 200.
-        progress: called with the number of pictures written and their total.
 
     Raises:
         UserError: there is no source, a file is missing, truncated or of another kind, or the
@@ -77,7 +75,7 @@ def prepare(
         successor = target.with_name(f".{target.name}.new")
         shutil.rmtree(successor, ignore_errors=True)
         with files.whole_folder(successor) as partial:
-            _write(partial, data, limit, val_per_class, progress)
+            _write(partial, data, limit, val_per_class)
             (partial / NOTE).write_text(json.dumps(arguments) + "\n")
         if target.exists():
             outdated = target.with_name(f".{target.name}.old")
@@ -114,7 +112,6 @@ def _write(
     data: dict[str, tuple[np.ndarray, np.ndarray]],
     limit: int | None,
     val_per_class: int,
-    progress: Callable[[int, int], None] | None,
 ) -> None:
     from PIL import Image
 
@@ -143,9 +140,9 @@ def _write(
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         try:
-            for done, _ in enumerate(pool.map(save, chosen), start=1):
-                if progress and (done % 1000 == 0 or done == len(chosen)):
-                    progress(done, len(chosen))
+            with bar("writing pictures", len(chosen)) as advance:
+                for _ in pool.map(save, chosen):
+                    advance(1)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer.config import UserError, register
 from trainer.data import files
+from trainer.data.progress import bar
 from trainer.data.readers.items import read_items
 from trainer.data.table import ItemTable
 
@@ -168,8 +169,12 @@ def _draw(
 
     # Threads do: Pillow and numpy work outside the interpreter lock, and no process has to start.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        rows: list[dict[str, object]] = []
         try:
-            rows = [row for rows in pool.map(one_class, range(classes)) for row in rows]
+            with bar("drawing pictures", classes * views) as advance:
+                for drawn in pool.map(one_class, range(classes)):
+                    rows += drawn
+                    advance(views)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

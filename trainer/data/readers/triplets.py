@@ -18,7 +18,14 @@ DEFAULT_IMAGES = "tops.zip"
 
 
 @register("dataset", "triplets")
-def triplets(data_path: str, *, train_csv: str, val_csv: str = "", images: str = "") -> ItemTable:
+def triplets(
+    data_path: str,
+    *,
+    train_csv: str,
+    val_csv: str = "",
+    images: str = "",
+    domains: tuple[str, ...] = (),
+) -> ItemTable:
     """Explicit triplets: CSVs without a header, each row anchor, positive and negative picture.
 
     The table has a row for every picture of a split, in the order of their first mention, and
@@ -35,11 +42,18 @@ def triplets(data_path: str, *, train_csv: str, val_csv: str = "", images: str =
             are relative to it, or to the one folder in it. Default `tops.zip` or `tops` if there,
             else the data path itself. A zip file is unpacked once, beside it or, if that cannot
             be written, into the cache folder ($MILDNET_CACHE or ~/.cache/mildnet).
+        domains: two names, such as `street, shop` for lists like Street2Shop's: the domain of
+            pictures that are only anchors, and of those that are offered as positive or negative.
+            With `query_domain=street` and `gallery_domain=shop` a job then searches the one with
+            the other. Default: no domains.
 
     Raises:
+        ValueError: `domains` are not two different names.
         UserError: a folder or file is missing, the zip file is unsafe or damaged, or a CSV has no
             row that can be used.
     """
+    if domains and (len(domains) != 2 or len(set(domains)) != 2 or not all(domains)):
+        raise ValueError(f"domains must be two names, of anchors and of the others, not {domains}")
     root = files.require_folder(data_path)
     lists = {"train": train_csv, "val": val_csv}
     sources = {split: files.join(root, name) for split, name in lists.items() if name}
@@ -61,19 +75,25 @@ def triplets(data_path: str, *, train_csv: str, val_csv: str = "", images: str =
     rows: list[np.ndarray] = []
     problems: list[str] = []
     for split, source in sources.items():
-        names, found, faults = _read(source, folder, present)
-        rows.append(found + len(paths))
+        names, indices, faults = _read(source, folder, present)
+        rows.append(indices + len(paths))
         paths += [files.join(folder, name) for name in names]
         splits += [split] * len(names)
-        groups = _joined(len(names), found[:, :2])
+        groups = _joined(len(names), indices[:, :2])
         labels += [f"{split}:{names[first]}" for first in groups]
         problems += faults
         log.info(
             "%s: %d triplets of %d pictures in %d groups",
-            source, len(found), len(names), len(set(groups)),
+            source, len(indices), len(names), len(set(groups)),
         )  # fmt: skip
+    found = np.concatenate(rows)
+    domain = None
+    if domains:
+        offered = np.zeros(len(paths), bool)
+        offered[found[:, 1:]] = True
+        domain = np.where(offered, domains[1], domains[0])
     return ItemTable.from_columns(
-        paths, labels, split=splits, triplets=np.concatenate(rows), problems=problems
+        paths, labels, split=splits, domain=domain, triplets=found, problems=problems
     )
 
 
