@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from trainer.launch.splits import read_split
 from trainer.retrieval.embeddings_file import read_embeddings
 from trainer.retrieval.metrics import Evaluation, evaluate
 from trainer.training.validation import query_masks
+
+if TYPE_CHECKING:
+    import keras
 
 #: Cut-offs of the metrics that a job reports.
 KS = (1, 5, 10, 100)
@@ -84,16 +88,25 @@ def export_run(run: RunFolder, to: Path) -> Path:
     Raises:
         UserError: the run has no model, or `to` holds something else.
     """
+    from trainer.serving.export import export
+
+    return export(load_model(run), to, image_size=run.config().image_size)
+
+
+def load_model(run: RunFolder) -> keras.Model:
+    """Return the Keras model of a finished run.
+
+    Raises:
+        UserError: the run has none, or its file is damaged.
+    """
     import keras
 
     import trainer.models.layers  # noqa: F401 - registers the layers that model.keras names
-    from trainer.serving.export import export
 
     source = run.file("model.keras")
     if not run.exists("model.keras"):
         raise UserError(f"{source}: no such file; the run has not finished")
     try:
-        model = keras.saving.load_model(source, compile=False)
+        return keras.saving.load_model(source, compile=False)
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{source}: truncated, or not a model of mildnet ({error})") from None
-    return export(model, to, image_size=run.config().image_size)

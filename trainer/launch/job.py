@@ -301,6 +301,7 @@ def _finish(
     start: float,
 ) -> JobResult:
     """Export, measure what was exported, index, search, and write the report."""
+    from trainer.launch.costs import model_size
     from trainer.launch.evaluating import measure
     from trainer.launch.report import write_report
     from trainer.launch.searching import build_index, draw_neighbours, embed_items
@@ -316,6 +317,7 @@ def _finish(
         embeddings = embed_items(embedder, splits.test)
     evaluation["trained"] = measure(config, splits.test, embeddings).to_dict()
     evaluation["training"] = asdict(outcome)
+    evaluation["model"] = model_size(model, config)
     folder.write_json("evaluation.json", evaluation)
     is_gallery = splits.test.domain == config.gallery_domain if config.gallery_domain else None
     gallery = splits.test if is_gallery is None else splits.test.select(is_gallery)

@@ -171,6 +171,21 @@ def open_image(
     return opened if whole or box is None else opened.crop(_window(box, opened.size))
 
 
+def thumbnail(picture: Picture, side: int) -> Image.Image:
+    """Return a picture, cut to its box, whose longer side has `side` pixels.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no picture, or one too large to be honest.
+    """
+    from PIL.Image import Resampling
+
+    image = open_image(picture.path, picture.box, side=side)
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Resampling.LANCZOS if scale < 1 else Resampling.BILINEAR)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
@@ -201,12 +216,10 @@ def _paste(
     cell: int,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
-    from PIL.Image import Resampling
-
     x, y = place
     draw.rectangle((x, y, x + cell - 1, y + cell - 1), PLATE)
     try:
-        image = open_image(picture.path, picture.box, side=cell)
+        image = thumbnail(picture, cell)
     except (OSError, ValueError):
         draw.line((x, y, x + cell - 1, y + cell - 1), "#d0d7de", 1)
         draw.line((x, y + cell - 1, x + cell - 1, y), "#d0d7de", 1)
@@ -218,9 +231,6 @@ def _paste(
             draw.rectangle((ends[0] - 3, ends[1] - 2, ends[2] + 3, ends[3] + 2), PLATE)
             draw.text(middle, fitted, FAINT, font, anchor="mm")
         return
-    scale = cell / max(image.size)
-    fitted_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    image = image.resize(fitted_size, Resampling.LANCZOS if scale < 1 else Resampling.BILINEAR)
     sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
 
 
