@@ -112,6 +112,40 @@ def test_a_file_added_to_a_room_is_enough(shelf: Path):
     assert get("loss", "new").build(a="1e2") == 100
 
 
+def test_a_class_without_a_constructor_has_the_parameters_of_its_base(shelf: Path):
+    add(
+        shelf,
+        "losses",
+        """
+class Base:
+    def __init__(self, *, a: int = 1):
+        self.a = a
+
+class Middle(Base):
+    pass
+
+@register("loss", "heir", defaults={"a": 5})
+class Heir(Middle):
+    "D."
+
+@register("loss", "own")
+class Own(Base):
+    "D."
+
+    def __init__(self, *, b: float = 2):
+        self.b = b
+
+@register("loss", "alone")
+class Alone(dict):
+    "D."
+""",
+    )
+    assert get("loss", "heir").parameters == {"a": Parameter("a", int, 5)}
+    assert get("loss", "heir").build().a == 5
+    assert get("loss", "own").parameters == {"b": Parameter("b", float, 2.0)}
+    assert get("loss", "alone").parameters == {}
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "parsed"),
     [

@@ -37,11 +37,18 @@ ROOMS: dict[str, str] = {
     "tracker": "training",
 }
 
+#: Parameter of a component whose authors' code differs from their paper.
+FIDELITY = "fidelity"
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 def register(
-    kind: str, name: str, defaults: Mapping[str, Any] | None = None, **tags: str
+    kind: str,
+    name: str,
+    defaults: Mapping[str, Any] | None = None,
+    released: Mapping[str, Any] | None = None,
+    **tags: str,
 ) -> Callable[[T], T]:
     """Mark a function or class as the component `name` of `kind`.
 
@@ -53,6 +60,10 @@ def register(
         kind: one of the keys of :data:`ROOMS`.
         name: the name used in configs.
         defaults: values that replace the defaults of the signature under this name.
+        released: gives this name a further parameter `fidelity`, `corrected` or `released`. With
+            `released`, these values replace the defaults, so that the component is what its
+            authors' code made of it; what a config sets still wins. The component itself is not
+            told of `fidelity`. May be empty, where code and paper agree.
         **tags: facts that other parts of a config are checked against, such as
             `takes="triplets"` for a loss over explicit triplets.
     """
@@ -98,6 +109,8 @@ class Component:
     doc: str
     parameters: dict[str, Parameter]
     tags: dict[str, str] = field(default_factory=dict)
+    #: What `fidelity=released` makes the defaults; None: the name does not take `fidelity`.
+    released: dict[str, Any] | None = None
 
     @property
     def summary(self) -> str:
@@ -115,7 +128,7 @@ class Component:
             UserError: an unknown name (with the nearest known one), a value that does not fit,
                 or a required parameter that is missing.
         """
-        complete = {p.name: p.default for p in self.parameters.values() if not p.required}
+        given = {}
         for key, value in parameters.items():
             if key not in self.parameters:
                 raise UserError(
@@ -123,17 +136,31 @@ class Component:
                     + nearest(key, self.parameters, "it takes")
                 )
             try:
-                complete[key] = self.parameters[key].parse(value)
+                given[key] = self.parameters[key].parse(value)
             except ValueError as error:
                 raise UserError(f"{self.kind}.{key}: {error}") from None
+        complete = {**self.defaults(given), **given}
         missing = [p.name for p in self.parameters.values() if p.name not in complete]
         if missing:
             raise UserError(f"{self.kind} {self.name!r} needs {', '.join(missing)}")
         return complete
 
+    def defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of all parameters that have one, where `given` is set."""
+        found = {p.name: p.default for p in self.parameters.values() if not p.required}
+        if self.released and given.get(FIDELITY) == "released":
+            found.update(self.released)
+        return found
+
     def build(self, *supplied: Any, **parameters: Any) -> Any:
         """Check `parameters` and call the component with them after the `supplied` arguments."""
-        return self.load()(*supplied, **self.check(parameters))
+        return self.call(*supplied, **self.check(parameters))
+
+    def call(self, *supplied: Any, **parameters: Any) -> Any:
+        """Call the component with parameters that are checked and complete."""
+        if self.released is not None:
+            del parameters[FIDELITY]
+        return self.load()(*supplied, **parameters)
 
 
 def nearest(word: str, known: typing.Iterable[str], lead: str = "known are") -> str:
@@ -185,26 +212,43 @@ def _scan(path: Path) -> tuple[Component, ...]:
         return ()
     module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     found = []
-    for node in ast.parse(text).body:
+    body = ast.parse(text).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    for node in body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
+        signature = node if isinstance(node, ast.FunctionDef) else _constructor(node, classes)
         for mark in node.decorator_list:
             if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "register":
-                found.append(_component(module, node, mark))
+                found.append(_component(module, node, signature, mark))
     return tuple(found)
 
 
-def _component(module: str, node: ast.FunctionDef | ast.ClassDef, mark: ast.Call) -> Component:
+def _constructor(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ast.FunctionDef | None:
+    """Return the `__init__` of a class, or else of the first base in its file that has one."""
+    for member in node.body:
+        if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            return member
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            inherited = _constructor(classes[base.id], classes)
+            if inherited is not None:
+                return inherited
+    return None
+
+
+def _component(
+    module: str,
+    node: ast.FunctionDef | ast.ClassDef,
+    signature: ast.FunctionDef | None,
+    mark: ast.Call,
+) -> Component:
     kind, name = (ast.literal_eval(argument) for argument in mark.args[:2])
     options = {word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg}
     if len(mark.args) > 2:
         options["defaults"] = ast.literal_eval(mark.args[2])
     defaults = options.pop("defaults", None) or {}
-    signature: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
-    if isinstance(node, ast.ClassDef):
-        for member in node.body:
-            if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-                signature = member
+    released = options.pop("released", None)
     parameters = {}
     if signature is not None:
         arguments = signature.args
@@ -226,8 +270,28 @@ def _component(module: str, node: ast.FunctionDef | ast.ClassDef, mark: ast.Call
     unknown = set(defaults) - set(parameters)
     if unknown:
         raise RuntimeError(f"{module}.{node.name} has no keyword parameter {sorted(unknown)}")
+    if released is not None:
+        released = _released(f"{module}.{node.name}", released, parameters)
+        parameters[FIDELITY] = Parameter(
+            FIDELITY, Literal["corrected", "released"], default="corrected"
+        )
     doc = ast.get_docstring(node) or ""
-    return Component(kind, name, module, node.name, doc, parameters, options)
+    return Component(kind, name, module, node.name, doc, parameters, options, released)
+
+
+def _released(
+    place: str, released: Mapping[str, Any], parameters: Mapping[str, Parameter]
+) -> dict[str, Any]:
+    """Return the values of `fidelity=released`, each as its parameter's type."""
+    unknown = set(released) - set(parameters)
+    if unknown:
+        raise RuntimeError(f"{place} has no keyword parameter {sorted(unknown)}")
+    if FIDELITY in parameters:
+        raise RuntimeError(f"{place} has a parameter {FIDELITY} of its own")
+    try:
+        return {key: parameters[key].parse(value) for key, value in released.items()}
+    except ValueError as error:
+        raise RuntimeError(f"{place}: released: {error}") from None
 
 
 def _evaluate(annotation: ast.expr) -> Any:

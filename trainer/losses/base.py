@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 from keras import ops
 
 
-class EmbeddingLoss(keras.losses.Loss):
+class EmbeddingLoss(keras.losses.Loss, abc.ABC):
     """A scalar loss over the embeddings of one batch.
 
     It differs from other Keras losses in three ways, all of them on purpose. Labels keep their
@@ -42,8 +43,9 @@ class EmbeddingLoss(keras.losses.Loss):
             # Mining may pass over an embedding that is not finite; 0 times it is NaN.
             return self._checked(y_true, embeddings) + 0.0 * ops.sum(embeddings)
 
+    @abc.abstractmethod
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
-        raise NotImplementedError
+        """Check what came, and return :meth:`call` of it."""
 
     def get_config(self) -> dict[str, Any]:
         """Return the parameters and the name, from which an equal loss can be made."""
@@ -69,13 +71,17 @@ class TripletLoss(EmbeddingLoss):
         """Hand anchors, positives and negatives, (T, D) each, to :meth:`of_triplets`."""
         return self.of_triplets(y_pred[:, 0], y_pred[:, 1], y_pred[:, 2])
 
+    @abc.abstractmethod
     def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
         """Return the scalar loss: the formula of the subclass."""
-        raise NotImplementedError
 
 
 class LabelLoss(EmbeddingLoss):
     """A loss over a labelled batch: integer labels (B,) and embeddings (B, D)."""
+
+    @abc.abstractmethod
+    def call(self, labels: Any, embeddings: Any) -> Any:
+        """Return the scalar loss: the formula of the subclass."""
 
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
         labels = ops.convert_to_tensor(y_true)

@@ -15,9 +15,30 @@ from trainer.losses.base import TripletLoss, at_least, mean, one_of
 CLIP = 1e-7
 
 
+class MILDNetLoss(TripletLoss):
+    """A loss with a margin of which there are two forms: the corrected and the released one."""
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        fidelity: Literal["corrected", "released"] = "corrected",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.margin = at_least("margin", margin, 0)
+        self.fidelity = one_of("fidelity", fidelity, ("corrected", "released"))
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of embeddings (T, 3, D), which the released form clips first."""
+        if self.fidelity == "released":
+            y_pred = ops.clip(y_pred, CLIP, 1 - CLIP)
+        return super().call(y_true, y_pred)
+
+
 @register("loss", "hinge_loss", takes="triplets")
 @keras.saving.register_keras_serializable("mildnet")
-class HingeLoss(TripletLoss):
+class HingeLoss(MILDNetLoss):
     """Hinge loss over triplets, as in MILDNet: the positive must be closer by a margin.
 
     With the Euclidean distance d, over T triplets of anchor q, positive p and negative n:
@@ -43,21 +64,8 @@ class HingeLoss(TripletLoss):
     arXiv:1903.00905.
     """
 
-    def __init__(
-        self,
-        *,
-        margin: float = 1.0,
-        fidelity: Literal["corrected", "released"] = "corrected",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.margin = at_least("margin", margin, 0)
-        self.fidelity = one_of("fidelity", fidelity, ("corrected", "released"))
-
     def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
         """Return the loss of the triplets."""
-        if self.fidelity == "released":
-            anchor, positive, negative = _clip(anchor), _clip(positive), _clip(negative)
         euclidean = distances.get("euclidean")
         violation = (
             self.margin + euclidean.between(anchor, positive) - euclidean.between(anchor, negative)
@@ -70,7 +78,7 @@ class HingeLoss(TripletLoss):
 
 @register("loss", "contrastive_loss", takes="triplets")
 @keras.saving.register_keras_serializable("mildnet")
-class ContrastiveTripletLoss(TripletLoss):
+class ContrastiveTripletLoss(MILDNetLoss):
     """Contrastive loss over the two pairs of each triplet, as in MILDNet.
 
     With the Euclidean distance d, over the 2T pairs (q, p) and (q, n) of T triplets:
@@ -95,26 +103,9 @@ class ContrastiveTripletLoss(TripletLoss):
     by MILDNet, arXiv:1903.00905.
     """
 
-    def __init__(
-        self,
-        *,
-        margin: float = 1.0,
-        fidelity: Literal["corrected", "released"] = "corrected",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.margin = at_least("margin", margin, 0)
-        self.fidelity = one_of("fidelity", fidelity, ("corrected", "released"))
-
     def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
         """Return the loss of the triplets."""
-        if self.fidelity == "released":
-            anchor, positive, negative = _clip(anchor), _clip(positive), _clip(negative)
         together = distances.get("squared_euclidean").between(anchor, positive)
         apart = self.margin - distances.get("euclidean").between(anchor, negative)
         total = ops.sum(together + ops.square(ops.relu(apart)))
         return mean(total, 2 * ops.shape(together)[0])
-
-
-def _clip(embeddings: Any) -> Any:
-    return ops.clip(embeddings, CLIP, 1 - CLIP)
