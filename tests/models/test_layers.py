@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.layers import Dropout, GeM, L2Normalize, Preprocess
+from trainer.models.layers import Dropout, GeM, L2Normalize, Preprocess, Residual
 
 PIXELS = np.array([[[[0, 128, 255], [10, 20, 30]]]], "uint8")
 
@@ -24,6 +24,10 @@ def test_preprocessing_is_that_of_keras_applications(mode, application, dtype):
     np.testing.assert_allclose(Preprocess(mode)(PIXELS.astype(dtype)), want, atol=1e-4)
 
 
+def test_preprocessing_of_efficientnet_lite():
+    np.testing.assert_allclose(Preprocess("lite")(PIXELS), (PIXELS - 127.0) / 128.0, rtol=1e-6)
+
+
 def test_preprocessing_rescale_and_none():
     np.testing.assert_allclose(Preprocess()(PIXELS), PIXELS / 255.0, atol=1e-7)
     np.testing.assert_array_equal(Preprocess("none")(PIXELS), PIXELS.astype("float32"))
@@ -38,8 +42,15 @@ def test_preprocessing_keeps_float32_in_mixed_precision():
 
 
 def test_preprocessing_refuses_unknown_modes():
-    with pytest.raises(ValueError, match="rescale, caffe, torch, tf, none"):
+    with pytest.raises(ValueError, match="rescale, caffe, torch, tf, lite, none"):
         Preprocess("imagenet")
+
+
+def test_residual_adds_also_where_nothing_comes():
+    layer, random = Residual(), np.random.default_rng(0)
+    for shape in ((2, 3, 3, 4), (2, 1, 1, 4), (1, 1, 1, 4), (0, 1, 1, 4)):
+        a, b = random.normal(size=(2, *shape)).astype("f4")
+        np.testing.assert_array_equal(layer([a, b]), a + b)
 
 
 def _gem(features: np.ndarray, p: float, epsilon: float = 1e-6) -> np.ndarray:

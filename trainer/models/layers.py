@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 #: Channel means that the Caffe VGG weights were trained with: BGR order, values 0..255.
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
-PREPROCESSING = ("rescale", "caffe", "torch", "tf", "none")
+PREPROCESSING = ("rescale", "caffe", "torch", "tf", "lite", "none")
 
 
 @keras.saving.register_keras_serializable(package="mildnet")
@@ -22,7 +22,8 @@ class Preprocess(keras.layers.Layer):
 
     Args:
         mode: `rescale` x / 255 (MILDNet); `caffe` BGR minus the channel means, values about
-            -124..152; `torch` x / 255, minus mean, over deviation of ImageNet; `tf` -1..1; `none`.
+            -124..152; `torch` x / 255, minus mean, over deviation of ImageNet; `tf` -1..1;
+            `lite` (x - 127) / 128 (EfficientNet-Lite); `none`.
 
     Computed in float32 whatever the dtype policy: bfloat16 has no room for 255 grey levels and a
     fraction.
@@ -44,6 +45,8 @@ class Preprocess(keras.layers.Layer):
             return images / 255.0
         if self.mode == "tf":
             return images / 127.5 - 1.0
+        if self.mode == "lite":
+            return (images - 127.0) / 128.0
         if self.mode == "torch":
             scaled = images / 255.0 - ops.array(IMAGENET_MEAN, "float32")
             return scaled / ops.array(IMAGENET_STD, "float32")
@@ -127,6 +130,22 @@ class L2Normalize(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class Residual(keras.layers.Layer):
+    """Add two feature maps of the same shape.
+
+    `keras.layers.Add` takes one of them for a bias where the maps are 1 x 1, and fails there for
+    an empty batch (Keras 3.15 on TensorFlow).
+    """
+
+    def call(self, inputs: Any) -> Any:
+        start, change = inputs
+        return start + change
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape[0]
 
 
 @keras.saving.register_keras_serializable(package="mildnet")

@@ -55,7 +55,7 @@ def mildnet(
     *,
     trunk: str = "convnet_small",
     weights: str = "none",
-    preprocessing: Literal["rescale", "caffe", "torch", "tf", "native", "none"] = "rescale",
+    preprocessing: Literal["rescale", "caffe", "torch", "tf", "lite", "native", "none"] = "rescale",
     skips: tuple[str, ...] = ("default",),
     pooling: Literal["gap", "gem"] = "gap",
     hidden: tuple[int, ...] = (),
@@ -76,10 +76,10 @@ def mildnet(
         trunk: a registered trunk (`mildnet describe trunk`); its parameters may follow in
             parentheses: `convnet_small(widths=(16, 32), norm="group")`.
         weights: trunk weights: `imagenet`, `none`, or the path of a `.weights.h5`, `.h5` or
-            `.keras` file.
+            `.keras` file (efficientnet_lite0 also takes a `.pth` file).
         preprocessing: what the model does to pixels 0..255 first: `rescale` to 0..1 (MILDNet's),
-            `caffe`, `torch`, `tf` (see `Preprocess`), `native` for what the trunk's ImageNet
-            weights expect, `none`.
+            `caffe`, `torch`, `tf`, `lite` (see `Preprocess`), `native` for what the trunk's
+            ImageNet weights expect, `none`.
         skips: trunk layers whose pooled output joins the embedding, in this order; `*` and `[2-4]`
             work as in file names. `default` for those of the trunk, `none` for no skips.
         pooling: `gap` (average) or `gem` (generalised mean with a learned exponent), for the

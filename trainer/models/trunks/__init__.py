@@ -8,5 +8,6 @@ layers are chosen by name. Tags of the registration say the rest:
 - `skips`: layers whose output joins the embedding by default, comma separated, `*` and `[1-4]`
   allowed as in file names;
 - `preprocessing`: the form of input that its ImageNet weights expect, a mode of `Preprocess`;
-- `minimum`: smallest input size in pixels.
+- `minimum`: smallest input size in pixels;
+- `torch`, optional: module whose `load(trunk, path)` reads a PyTorch checkpoint of this trunk.
 """

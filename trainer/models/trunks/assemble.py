@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import keras
 
 from trainer.config import Component, UserError, get
 from trainer.models import TRUNK
+
+#: Endings of PyTorch checkpoints.
+CHECKPOINTS = (".pth", ".pt")
 
 
 def parse_trunk(trunk: str) -> tuple[Component, dict[str, Any]]:
@@ -45,7 +49,8 @@ def build_trunk(
     Args:
         trunk: a registered trunk, with parameters in parentheses if need be.
         image_size: height and width of its input in pixels.
-        weights: `none`, `imagenet`, or the path of a file.
+        weights: `none`, `imagenet`, or the path of a file (a PyTorch checkpoint too, if the trunk
+            has the tag `torch`).
         skips: names of layers whose output is wanted too, see :func:`match_layers`.
         frozen: how many of the first layers are not trained, the input layer counted, or the name
             of the last layer that is not trained. A frozen batch normalisation uses its moving
@@ -76,7 +81,9 @@ def build_trunk(
             " set model.weights=none to train from scratch, or model.weights=PATH to a weights"
             " file, or run once with network (Keras keeps the file)"
         ) from error
-    if weights not in ("none", "imagenet"):
+    if weights.endswith(CHECKPOINTS) and "torch" in component.tags:
+        load_checkpoint(model, weights, component.tags["torch"])
+    elif weights not in ("none", "imagenet"):
         load_weights(model, weights)
     if keras.backend.backend() == "tensorflow":
         # Statistics over the global batch, so that N replicas compute what one device computes.
@@ -158,6 +165,23 @@ def load_weights(trunk: keras.Model, path: str) -> None:
             f"model.weights={path} does not hold weights of trunk {trunk.name}:"
             f" {str(error).splitlines()[0]}"
         ) from error
+
+
+def load_checkpoint(trunk: keras.Model, path: str, converter: str) -> None:
+    """Load the weights of a trunk from a PyTorch checkpoint; nothing in the file is executed.
+
+    Args:
+        trunk: the trunk as its function returned it.
+        path: a `.pth` or `.pt` file.
+        converter: module whose `load(trunk, path)` knows the names in the file.
+
+    Raises:
+        UserError: no such file, or it does not hold the weights of this trunk.
+    """
+    try:
+        importlib.import_module(converter).load(trunk, path)
+    except UserError as error:
+        raise UserError(f"model.weights: {error}") from None
 
 
 def _expect_as_many(trunk: keras.Model, path: str) -> None:
