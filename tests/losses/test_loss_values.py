@@ -24,6 +24,15 @@ CASES = {
     "contrastive": [*METRICS, {"pos_margin": 0.5, "neg_margin": 1.2}],
     "ntxent": [{}, {"temperature": 0.5}],
     "hinge_loss": [{}, {"margin": 0.2}, {"fidelity": "released"}],
+    "hinge_twice_loss": [{}, {"margin": 0.2}, {"fidelity": "released"}],
+    "hinge_new_loss": [{}, {"margin": 3.0}, {"fidelity": "released", "margin": 3.0}],
+    "lossless_loss": [{}, {"n": 4.0}, {"n": 30.0}, {"n": 4.0, "beta": 9.0}],
+    "angular_loss_1": [{}, {"alpha": 20.0}, {"alpha": 58.3}],
+    "angular_loss_2": [
+        {},
+        {"alpha": 30.0, "npair_weight": 0.0},
+        {"alpha": 60.0, "npair_weight": 0.5, "negatives": "own"},
+    ],
     "contrastive_loss": [{}, {"margin": 2.0}, {"fidelity": "released"}],
     "triplet_margin": [*METRICS, {"swap": True}, {"swap": True, "distance": "cosine"}],
 }
@@ -44,6 +53,11 @@ def examples(name, parameters):
     if registry.get("loss", name).tags["takes"] == "triplets":
         for scale in (0.3, 1.0):
             yield None, scale * random.normal(size=(9, 3, 5))
+        # Wide triplets: each negative lies between its anchor and its positive.
+        wide = random.normal(size=(6, 3, 5))
+        wide[:, 2] = 0.1 * wide[:, 2] + wide[:, :2].mean(axis=1)
+        yield None, wide
+        yield None, wide / np.linalg.norm(wide, axis=2, keepdims=True)
         return
     for labels in LABELS.values():
         x = random.normal(size=(len(labels), 5)) + 0.3 * labels[:, None]

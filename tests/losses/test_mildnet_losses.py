@@ -29,7 +29,37 @@ def test_released_hinge_is_applied_to_the_mean_of_the_batch():
     assert released(None, np.array([far], np.float32)) == 0
 
 
-@pytest.mark.parametrize("name", ["hinge_loss", "contrastive_loss"])
+def test_hinge_twice_is_twice_the_hinge():
+    x = np.array([SECOND, [[0, 0], [0, 0], [3, 4]]], np.float32)
+    assert float(losses.get("hinge_twice_loss")(None, x)) == pytest.approx(0.8)
+    assert float(losses.get("hinge_twice_loss", margin=0.3)(None, x)) == pytest.approx(0.1)
+
+
+def test_hinge_new_counts_the_distance_from_positive_to_negative():
+    # Distances 0.6, 0.8 and 1: 2 (1 + 1.2 - 0.8 - 1) = 0.8; the second triplet is solved.
+    x = np.array([SECOND, [[0, 0], [0, 0], [3, 4]]], np.float32)
+    assert float(losses.get("hinge_new_loss")(None, x)) == pytest.approx(0.4)
+    assert float(losses.get("hinge_new_loss", margin=2.0)(None, x)) == pytest.approx(1.4)
+    swapped = np.array([[SECOND[1], SECOND[0], SECOND[2]]], np.float32)
+    assert float(losses.get("hinge_new_loss")(None, swapped)) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("name", "near"), [("hinge_twice_loss", 1), ("hinge_new_loss", 2)])
+def test_the_other_released_hinges_are_applied_to_the_mean_too(name, near):
+    """Their scale stays: twice the mean, of a batch in which one solved triplet makes up."""
+    far = [[0.0, 0.0], [0.0, 0.0], [0.9, 0.9]]
+    x = np.array([SECOND] * 4 + [far], np.float32)
+    second = 1.6 if name == "hinge_twice_loss" else 0.8
+    solved = 2 * (1 - near * np.sqrt(2) * 0.9)
+    released = losses.get(name, fidelity="released")
+    assert float(released(None, x)) == pytest.approx((4 * second + solved) / 5, abs=1e-5)
+    assert float(losses.get(name)(None, x)) == pytest.approx(4 * second / 5, abs=1e-5)
+    assert released(None, np.array([far], np.float32)) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["hinge_loss", "hinge_twice_loss", "hinge_new_loss", "contrastive_loss"]
+)
 def test_released_clips_embeddings_and_their_gradients(name):
     x = tf.constant([[[-2.0, 0.5], [0.5, -7.0], [3.0, 0.25]]])
     clipped = tf.constant([[[LOW, 0.5], [0.5, LOW], [1 - LOW, 0.25]]])

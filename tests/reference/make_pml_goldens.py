@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from golden_batches import labelled, pack, triplets
 from pytorch_metric_learning import distances, losses, miners, reducers
 
@@ -58,6 +59,90 @@ def rivals():
             yield "multi_similarity", {**parameters, "epsilon": epsilon}, theirs, miner
 
 
+def of_triplets():
+    """Yield (loss, parameters, function of embeddings (T, 3, D), cases that it is for)."""
+    for parameters in ({"margin": 1.0}, {"margin": 0.3}, {"margin": 1.0, "swap": True}):
+        theirs = torch.nn.TripletMarginLoss(eps=1e-12, **parameters)
+        yield "triplet_margin", parameters, lambda x, f=theirs: f(*x.unbind(1)), triplets()
+        if "swap" not in parameters:
+            yield "hinge_loss", parameters, lambda x, f=theirs: f(*x.unbind(1)), triplets()
+            twice = {"margin": parameters["margin"]}
+            yield "hinge_twice_loss", twice, lambda x, f=theirs: 2 * f(*x.unbind(1)), triplets()
+    for margin in (1.0, 3.0):
+        yield "hinge_new_loss", {"margin": margin}, lambda x, m=margin: hinge_new(x, m), triplets()
+    # Squared distances over their largest, as probabilities: those of unit length have one.
+    unit = {"unit": triplets()["unit"]}
+    for largest in (4.0, 8.0):
+        parameters = {"n": largest} if largest == 4 else {}
+        yield "lossless_loss", parameters, lambda x, n=largest: cross_entropy(x, n), unit
+    for alpha in (45.0, 30.0):
+        yield "angular_loss_1", {"alpha": alpha}, lambda x, d=alpha: angular_hinge(x, d), triplets()
+        for weight, negatives in ((0.0, "batch"), (2.0, "batch"), (2.0, "own")):
+            parameters = {"alpha": alpha, "npair_weight": weight, "negatives": negatives}
+            theirs = angular_npair(**parameters)
+            yield "angular_loss_2", parameters, theirs, triplets()
+
+
+def between(left, right):
+    return F.pairwise_distance(left, right, eps=1e-12)
+
+
+def hinge_new(x, margin):
+    anchor, positive, negative = x.unbind(1)
+    far = between(anchor, negative) + between(positive, negative)
+    near = 2 * between(anchor, positive)
+    return 2 * F.margin_ranking_loss(far, near, torch.ones(len(x)), margin=margin)
+
+
+def cross_entropy(x, largest):
+    """Two binary predictions a triplet, of which `lossless_loss` is the cross-entropy."""
+    anchor, positive, negative = x.unbind(1)
+    share = torch.stack([between(anchor, positive), between(anchor, negative)]) ** 2 / largest
+    target = torch.tensor([[0.0], [1.0]], dtype=x.dtype).expand_as(share)
+    return 2 * F.binary_cross_entropy(share, target)
+
+
+def angular_hinge(x, alpha):
+    anchor, positive, negative = x.unbind(1)
+    along = between(negative, torch.lerp(anchor, positive, 0.5)) ** 2
+    allowed = 4 * torch.tan(torch.deg2rad(torch.tensor(alpha, dtype=x.dtype))) ** 2 * along
+    return F.margin_ranking_loss(allowed, between(anchor, positive) ** 2, torch.ones(len(x)))
+
+
+def angular_npair(alpha, npair_weight, negatives):
+    """The angular loss of each anchor in turn, against its own reference set of negatives."""
+    angular = losses.AngularLoss(alpha)
+    # It scales embeddings to length 1; ours takes them as they are.
+    angular.distance.normalize = lambda embeddings: embeddings
+    npair = losses.NTXentLoss(
+        1.0, distance=distances.DotProductSimilarity(normalize_embeddings=False)
+    )
+
+    def function(x):
+        anchors, reference = x[:, 0], torch.cat([x[:, 1], x[:, 2]])
+        count = len(x)
+        pairs = []
+        total = 0.0
+        for row in range(count):
+            others = [place for place in range(count) if place != row]
+            far = [count + row, *(others if negatives == "batch" else [])]
+            pairs += [(row, place) for place in far]
+            labels = torch.tensor([0] + [1] * len(far))
+            total = total + angular(
+                anchors[row : row + 1],
+                labels[:1],
+                ref_emb=reference[[row, *far]],
+                ref_labels=labels,
+            )
+        rows = torch.arange(count)
+        chosen = (rows, rows, *torch.tensor(pairs).unbind(1))
+        labels = torch.arange(2 * count)
+        theirs = npair(anchors, rows, chosen, ref_emb=reference, ref_labels=labels)
+        return total / count + npair_weight * theirs
+
+    return function
+
+
 def measured(function, x):
     x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     value = function(x)
@@ -79,15 +164,9 @@ def main():
                 lambda e, f=function, m=miner, y=y: f(e, y, m(e, y) if m else None), x
             )
         goldens[f"{loss}|{json.dumps(parameters)}"] = pack(found, inputs)
-    for parameters in ({"margin": 1.0}, {"margin": 0.3}, {"margin": 1.0, "swap": True}):
-        theirs = torch.nn.TripletMarginLoss(eps=1e-12, **parameters)
-        found = {
-            case: measured(lambda e, f=theirs: f(e[:, 0], e[:, 1], e[:, 2]), x)
-            for case, x in triplets().items()
-        }
-        goldens[f"triplet_margin|{json.dumps(parameters)}"] = pack(found, triplets())
-        if "swap" not in parameters:
-            goldens[f"hinge_loss|{json.dumps(parameters)}"] = pack(found, triplets())
+    for loss, parameters, function, cases in of_triplets():
+        found = {case: measured(function, x) for case, x in cases.items()}
+        goldens[f"{loss}|{json.dumps(parameters)}"] = pack(found, triplets())
     np.savez_compressed(Path(__file__).with_name("pml_goldens.npz"), **goldens)
     print(f"{len(goldens)} losses by pytorch-metric-learning and torch")
 

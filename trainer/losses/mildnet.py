@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, Literal
 
 import keras
@@ -36,9 +37,27 @@ class MILDNetLoss(TripletLoss):
         return super().call(y_true, y_pred)
 
 
+class PerTripletHinge(MILDNetLoss):
+    """The hinge of each triplet, then the mean; released, the hinge of the batch's mean."""
+
+    scale = 1.0
+
+    @abc.abstractmethod
+    def excess(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return how much farther apart than wanted each triplet is (T,), the margin left out."""
+
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return the loss of the triplets."""
+        violation = self.scale * (self.margin + self.excess(anchor, positive, negative))
+        count = ops.shape(violation)[0]
+        if self.fidelity == "released":
+            return ops.relu(mean(ops.sum(violation), count))
+        return mean(ops.sum(ops.relu(violation)), count)
+
+
 @register("loss", "hinge_loss", takes="triplets")
 @keras.saving.register_keras_serializable("mildnet")
-class HingeLoss(MILDNetLoss):
+class HingeLoss(PerTripletHinge):
     """Hinge loss over triplets, as in MILDNet: the positive must be closer by a margin.
 
     With the Euclidean distance d, over T triplets of anchor q, positive p and negative n:
@@ -64,16 +83,79 @@ class HingeLoss(MILDNetLoss):
     arXiv:1903.00905.
     """
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
-        euclidean = distances.get("euclidean")
-        violation = (
-            self.margin + euclidean.between(anchor, positive) - euclidean.between(anchor, negative)
-        )
-        count = ops.shape(violation)[0]
-        if self.fidelity == "released":
-            return ops.relu(mean(ops.sum(violation), count))
-        return mean(ops.sum(ops.relu(violation)), count)
+    def excess(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return d(q, p) - d(q, n)."""
+        between = distances.get("euclidean").between
+        return between(anchor, positive) - between(anchor, negative)
+
+
+@register("loss", "hinge_twice_loss", takes="triplets")
+@keras.saving.register_keras_serializable("mildnet")
+class HingeTwiceLoss(HingeLoss):
+    """Twice the hinge loss over triplets, as in MILDNet's code.
+
+    With the Euclidean distance d, over T triplets of anchor q, positive p and negative n:
+
+        mean over triplets of max(0, 2 (margin + d(q, p) - d(q, n)))
+
+    It has the minima of `hinge_loss` and twice its gradient. The released code takes the hinge of
+    the batch's mean, of clipped embeddings, as it does in `hinge_loss`: max(0, 2 mean(margin +
+    d(q, p) - d(q, n))). `fidelity="released"` does so.
+
+    Args:
+        margin: float, default 1.0, at least 0, in units of the distance.
+        fidelity: "corrected" (default) or "released", which reproduces the released arithmetic.
+
+    Returns:
+        A scalar, at least 0. Embeddings (T, 3, D); labels are ignored. With no triplet, or none
+        that violates the margin, 0 with zero gradients.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Paper: Vishal et al., "MILDNet: A Lightweight Single Scaled Deep Ranking Architecture", 2019,
+    arXiv:1903.00905.
+    """
+
+    scale = 2.0
+
+
+@register("loss", "hinge_new_loss", takes="triplets")
+@keras.saving.register_keras_serializable("mildnet")
+class HingeNewLoss(PerTripletHinge):
+    """Hinge loss that keeps the negative away from the positive as well, as in MILDNet's code.
+
+    With the Euclidean distance d, over T triplets of anchor q, positive p and negative n:
+
+        mean over triplets of max(0, 2 (margin + 2 d(q, p) - d(q, n) - d(p, n)))
+
+    The released code takes the hinge of the batch's mean, of clipped embeddings, as it does in
+    `hinge_loss`: max(0, 2 mean(margin + 2 d(q, p) - d(q, n) - d(p, n))). `fidelity="released"` does
+    so.
+
+    Args:
+        margin: float, default 1.0, at least 0, in units of the distance: by how much d(q, n) and
+            d(p, n) together must go past twice d(q, p).
+        fidelity: "corrected" (default) or "released", which reproduces the released arithmetic.
+
+    Returns:
+        A scalar, at least 0. Embeddings (T, 3, D); labels are ignored. With no triplet, or none
+        that violates the margin, 0 with zero gradients.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Paper: Vishal et al., "MILDNet: A Lightweight Single Scaled Deep Ranking Architecture", 2019,
+    arXiv:1903.00905.
+    """
+
+    scale = 2.0
+
+    def excess(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        """Return 2 d(q, p) - d(q, n) - d(p, n)."""
+        between = distances.get("euclidean").between
+        near = 2 * between(anchor, positive)
+        return near - between(anchor, negative) - between(positive, negative)
 
 
 @register("loss", "contrastive_loss", takes="triplets")
