@@ -57,6 +57,7 @@ SHELF = {
     "models/models.py": '''
         @register("model", "small")
         @register("model", "small_wide", defaults={"widths": (64, 128)})
+        @register("model", "small_old", released={"widths": (8,), "note": "old"})
         def small(
             image_size: int,
             *,

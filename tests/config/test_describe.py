@@ -61,6 +61,14 @@ def test_one_component(shelf: Path):
     )
 
 
+def test_a_component_whose_code_differs_from_its_paper(shelf: Path):
+    text = " ".join(printed("model", "small_old").split())
+    assert text.endswith(
+        "model.fidelity corrected | released = corrected released: as its authors' code computes "
+        "it, not as published; here widths=8, note=old"
+    )
+
+
 def test_tags_required_parameters_and_none_at_all(shelf: Path):
     assert printed("loss", "hinge_loss").startswith("hinge_loss  loss, takes triplets\n")
     assert "dataset.train_csv  str  needed" in printed("dataset", "triplets")

@@ -228,6 +228,32 @@ def test_overrides_win_and_are_named_in_errors(configs):
     )
 
 
+OLD = 'model_id="small_old"\nmodel.fidelity="released"\nloss="triplet_semihard"\n'
+
+
+def test_fidelity_decides_defaults_and_explicit_values_win(configs):
+    config = configs.load(OLD)
+    assert config.parameters["model"]["widths"] == (8,)
+    assert config.build("model", 64) == (64, (8,), None, "old", ())
+    assert configs.load(OLD, "model.note=mine").build("model", 64) == (64, (8,), None, "mine", ())
+    assert configs.load(OLD, "model.fidelity=").build("model", 64)[1] == (16, 32)
+    assert "is not one of corrected, released" in fails(configs, OLD, "model.fidelity=paper")
+    text = fails(configs, OLD, "model_id=small", "model.fidelity=released")
+    assert text.startswith("--set: unknown key 'model.fidelity'; model 'small' takes: widths")
+
+
+def test_fidelity_of_a_saved_config_can_be_overridden(configs):
+    released = configs.load(OLD, "model.note=mine")
+    saved = released.to_cnf()
+    assert configs.load(saved) == released
+    assert configs.load(saved).fingerprint() == released.fingerprint()
+    corrected = configs.load(saved, "model.fidelity=corrected")
+    assert corrected.build("model", 64) == (64, (16, 32), None, "mine", ())
+    assert corrected.fingerprint() != released.fingerprint()
+    again = JobConfig.from_mapping(released.to_dict(), ["model.fidelity=corrected"], Settings())
+    assert again == corrected
+
+
 def test_override_without_a_value_goes_back_to_the_default(configs):
     text = SMALL + "loss.margin=0.7\nlr=5\ndata_path=here\n"
     config = configs.load(text, "loss.margin=", "lr=", "data_path=")
@@ -371,7 +397,7 @@ def test_round_trip_of_random_configs(configs):
     for _ in range(150):
         triplets = rng.random() < 0.5
         given = {
-            "model_id": rng.choice(["small", "small_wide"]),
+            "model_id": rng.choice(["small", "small_wide", "small_old"]),
             "loss": rng.choice(["hinge_loss", "triplet_semihard"]),
             "lr": rng.choice([1, 0.1, 1e-30, 1 / 3, 12345678.9]),
             "loss.margin": rng.uniform(-1, 1),
@@ -390,6 +416,10 @@ def test_round_trip_of_random_configs(configs):
             "train.decay_exclude": rng.choice(["", r"a\b|'c' # \"d\"", ".*"]),
             rng.choice(["steps", "train_epochs"]): rng.randrange(1, 99),
         }
+        if given["model_id"] == "small_old":
+            given["model.fidelity"] = rng.choice(["corrected", "released"])
+            if rng.random() < 0.5:
+                del given["model.note"]
         if triplets:
             given["train_csv"] = text() + "x"
             given["dataset.images"] = text()

@@ -94,6 +94,22 @@ def test_unknown_names(shelf: Path):
             '@register("loss", "f", defaults={"b": 1})\ndef f(*, a: int = 1): "D."\n',
             "has no keyword parameter ['b']",
         ),
+        (
+            '@register("loss", "f", released={"b": 1})\ndef f(*, a: int = 1): "D."\n',
+            "has no keyword parameter ['b']",
+        ),
+        (
+            '@register("loss", "f", released={"a": "x"})\ndef f(*, a: int = 1): "D."\n',
+            "released: 'x' is not a whole number",
+        ),
+        (
+            '@register("loss", "f", released={})\ndef f(*, fidelity: str = ""): "D."\n',
+            "has a parameter fidelity of its own",
+        ),
+        (
+            '@register("loss", "f", like="g")\n@register("loss", "g")\ndef f(): "D."\n',
+            "f is like 'g', which is not marked above it",
+        ),
     ],
 )
 def test_a_component_that_is_wrong_in_itself(shelf: Path, text: str, message: str):
@@ -144,6 +160,42 @@ class Alone(dict):
     assert get("loss", "heir").build().a == 5
     assert get("loss", "own").parameters == {"b": Parameter("b", float, 2.0)}
     assert get("loss", "alone").parameters == {}
+
+
+FAITHFUL = """
+@register("model", "net", defaults={"width": 8}, released={"width": 9, "skips": ("none",)})
+@register("model", "wide", like="net", defaults={"width": 64}, released={"note": "old"})
+@register("model", "plain", like="wide", defaults={"note": "p"})
+@register("model", "same", released={})
+@register("model", "own")
+def net(image_size: int, *, width: int = 4, skips: tuple[str, ...] = (), note: str = ""):
+    "D."
+    return (image_size, width, skips, note)
+"""
+
+
+def test_released_values_are_defaults_that_a_config_still_wins_over(shelf: Path):
+    add(shelf, "models", FAITHFUL)
+    net = get("model", "net")
+    assert net.parameters["fidelity"].type_name == "corrected|released"
+    assert net.build(1) == (1, 8, (), "")
+    assert net.build(1, fidelity="corrected") == (1, 8, (), "")
+    assert net.build(1, fidelity="released") == (1, 9, ("none",), "")
+    assert net.build(1, fidelity="released", width=3) == (1, 3, ("none",), "")
+    assert net.build(1, skips="a, b", fidelity="released") == (1, 9, ("a", "b"), "")
+    with pytest.raises(UserError, match="'papers' is not one of corrected, released"):
+        net.build(1, fidelity="papers")
+    same = get("model", "same")
+    assert same.build(1, fidelity="released") == same.build(1) == (1, 4, (), "")
+    assert "fidelity" not in get("model", "own").parameters
+
+
+def test_a_mark_like_another_takes_over_its_values(shelf: Path):
+    add(shelf, "models", FAITHFUL)
+    assert get("model", "wide").build(1) == (1, 64, (), "")
+    assert get("model", "wide").build(1, fidelity="released") == (1, 9, ("none",), "old")
+    assert get("model", "plain").build(1) == (1, 64, (), "p")
+    assert get("model", "plain").build(1, fidelity="released") == (1, 9, ("none",), "old")
 
 
 @pytest.mark.parametrize(
@@ -247,11 +299,11 @@ def test_reading_all_components_imports_no_tensorflow():
 
 @pytest.mark.parametrize("kind", ROOMS)
 def test_each_real_component_is_documented(kind: str):
-    from trainer.config.describe import parameter_help
+    from trainer.config.describe import component_help
 
     assert components(kind)
     for name, component in components(kind).items():
         assert component.summary.endswith("."), f"{kind} {name}: no summary line"
-        described = parameter_help(component.doc)
+        described = component_help(component)
         missing = set(component.parameters) - set(described)
         assert not missing, f"{kind} {name}: the docstring does not describe {sorted(missing)}"

@@ -1,7 +1,9 @@
 """What every registered model and every trunk must stand, found by name: nothing is left untested.
 
 A new model or trunk joins by being registered. Models are built small through the parameters
-they offer; trunks are built as they are, under the plainest model.
+they offer, with as many layers as they have, and names that then come to the same layers are taken
+once (test_sizes.py builds all of MILDNet's as they are). Trunks are built as they are, under the
+plainest model.
 """
 
 import keras
@@ -11,32 +13,61 @@ import tensorflow as tf
 
 from trainer import models
 from trainer.config import components
+from trainer.models.shallow import SHALLOW
 
 SIZE = 32
-SMALL = {
-    "weights": "none",
-    "trunk": "convnet_small(widths=(4, 4, 6, 8))",
-    "hidden": (8,),
-    "embedding_dim": 8,
-}
-MODELS = list(components("model"))
+
+
+def small(name: str) -> dict:
+    """Return the parameters of a small model of this name."""
+    defaults = components("model")[name].defaults({})
+    values = {
+        "weights": "none",
+        "trunk": "convnet_small(widths=(4, 4, 6, 8))",
+        "frozen": 0,
+        "skips": ("none",) if defaults.get("skips") == ("none",) else ("default",),
+        "hidden": (8,) * len(defaults.get("hidden", ())),
+        "embedding_dim": defaults.get("embedding_dim") and 8,
+    }
+    return {key: value for key, value in values.items() if key in defaults}
+
+
+def one_of_each() -> list[str]:
+    """Return names of models that differ in more than numbers and the trunk."""
+    found = {}
+    for name, component in components("model").items():
+        values = {**component.defaults({}), **small(name)}
+        values["dropout"] = bool(np.any(values.get("dropout", 0)))
+        found.setdefault((component.qualname, repr(sorted(values.items(), key=str))), name)
+    return list(found.values())
+
+
+def size_of(name: str) -> int:
+    """Return an image size that the model or trunk takes."""
+    if name.startswith("trunk "):
+        return max(SIZE, int(components("trunk")[name.removeprefix("trunk ")].tags["minimum"]))
+    shallow = components("model")[name].defaults({}).get("shallow", "none")
+    return max(SIZE, SHALLOW[shallow].minimum) if shallow != "none" else SIZE
+
+
+MODELS = one_of_each()
 TRUNKS = [f"trunk {name}" for name in components("trunk")]
 EVERY = pytest.mark.parametrize("name", MODELS + TRUNKS)
 
 
 def build(name: str, **parameters) -> keras.Model:
     keras.utils.set_random_seed(3)
+    size = size_of(name)
     if name.startswith("trunk "):
         plain = {"trunk": name.removeprefix("trunk "), "embedding_dim": 8, "weights": "none"}
-        return models.build("mildnet", image_size=SIZE, **plain | parameters)
-    takes = components("model")[name].parameters
-    small = {key: value for key, value in SMALL.items() if key in takes}
-    return models.build(name, image_size=SIZE, **small | parameters)
+        return models.build("mildnet", image_size=size, **plain | parameters)
+    return models.build(name, image_size=size, **small(name) | parameters)
 
 
-@pytest.fixture(scope="module")
-def pictures() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3)).astype("float32")
+@pytest.fixture
+def pictures(name) -> np.ndarray:
+    size = size_of(name)
+    return np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype("float32")
 
 
 @pytest.fixture
@@ -54,7 +85,7 @@ def assert_unit_length(embeddings, atol=1e-5) -> None:
 @EVERY
 def test_symbolic_eager_compiled_and_saved_agree(name, pictures, tmp_path):
     model = build(name)
-    symbol = model(keras.Input((SIZE, SIZE, 3)))
+    symbol = model(keras.Input(pictures.shape[1:]))
     assert symbol.dtype == "float32"
     assert symbol.shape == model.output_shape
 

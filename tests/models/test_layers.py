@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.layers import Dropout, GeM, L2Normalize, Preprocess, Residual
+from trainer.models.layers import LRN2D, Dropout, GeM, L2Normalize, Preprocess, Residual
 
 PIXELS = np.array([[[[0, 128, 255], [10, 20, 30]]]], "uint8")
 
@@ -134,6 +134,77 @@ def test_l2_normalize(dtype):
     np.testing.assert_allclose(gradient[0], [4 / 125, -3 / 125], atol=2e-3)
 
 
+def test_l2_normalize_along_another_axis():
+    maps = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
+    lengths = np.sqrt((maps.astype("float64") ** 2).sum(1, keepdims=True))
+    np.testing.assert_allclose(L2Normalize(axis=1)(maps), maps / lengths, atol=1e-6)
+
+
+def _lrn(x: np.ndarray, n: int, alpha: float, k: float, beta: float) -> np.ndarray:
+    result = np.zeros(x.shape)
+    for *place, channel in np.ndindex(x.shape):
+        total = 0.0
+        for other in range(max(0, channel - n // 2), min(x.shape[-1], channel + n // 2 + 1)):
+            total += float(x[(*place, other)]) ** 2
+        result[(*place, channel)] = x[(*place, channel)] / (k + alpha * total) ** beta
+    return result
+
+
+@pytest.mark.parametrize("settings", [(5, 1e-4, 2.0, 0.75), (3, 0.5, 1.0, 0.5), (9, 1.0, 0.1, 1.0)])
+def test_lrn_formula(settings):
+    n, alpha, k, beta = settings
+    x = np.random.default_rng(0).normal(0, 30, (2, 3, 2, 7)).astype("float32")
+    found = LRN2D(n, alpha, k, beta)(x)
+    np.testing.assert_allclose(found, _lrn(x, *settings), rtol=1e-5)
+    golden = tf.nn.local_response_normalization(
+        x, depth_radius=n // 2, bias=k, alpha=alpha, beta=beta
+    )
+    np.testing.assert_allclose(found, golden, rtol=1e-5)
+
+
+def test_lrn_defaults_are_those_of_the_paper_and_change_large_values():
+    x = np.full((1, 1, 1, 6), 100.0, "float32")
+    # Five squares of 100 in the window: (2 + 1e-4 * 5e4) ** 0.75; three of them at the ends.
+    want = 100 / np.array([5.0, 6.0, 7.0, 7.0, 6.0, 5.0]) ** 0.75
+    np.testing.assert_allclose(LRN2D()(x)[0, 0, 0], want, rtol=1e-6)
+
+
+def test_lrn_gradients_match_differences():
+    x = np.random.default_rng(1).normal(0, 3, (1, 1, 2, 4))
+    weight = np.random.default_rng(2).normal(size=x.shape)
+    layer = LRN2D(3, 0.2, 1.0, 0.75)
+    tensor = tf.constant(x, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        total = tf.reduce_sum(layer(tensor) * weight.astype("float32"))
+    gradient = tape.gradient(total, tensor).numpy()
+    step = 1e-6
+    for place in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[place] += step
+        down[place] -= step
+        difference = ((_lrn(up, 3, 0.2, 1.0, 0.75) - _lrn(down, 3, 0.2, 1.0, 0.75)) * weight).sum()
+        assert gradient[place] == pytest.approx(difference / (2 * step), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_lrn_of_half_precision_is_computed_in_float32(dtype):
+    x = tf.constant([[[[6e4, -300.0, 0.0]]]], dtype)
+    found = LRN2D(dtype=f"mixed_{dtype}")(x)
+    assert LRN2D().compute_dtype == "float32"
+    np.testing.assert_allclose(
+        tf.cast(found, tf.float32),
+        _lrn(tf.cast(x, tf.float32).numpy(), 5, 1e-4, 2, 0.75),
+        rtol=2e-2,
+    )
+
+
+@pytest.mark.parametrize("values", [{"n": 4}, {"n": 0}, {"alpha": -1.0}, {"k": 0.0}])
+def test_lrn_refuses_values_out_of_range(values):
+    with pytest.raises(ValueError, match="LRN2D needs"):
+        LRN2D(**values)
+
+
 def test_dropout_drops_its_share_and_keeps_the_mean():
     layer = Dropout(0.25, seed=1)
     ones = np.ones((400, 50), "float32")
@@ -159,7 +230,14 @@ def test_dropout_refuses_rates_out_of_range(rate):
 
 
 @pytest.mark.parametrize(
-    "layer", [Preprocess("tf"), GeM(2.0, 1e-3), L2Normalize(), Dropout(0.3, seed=4)]
+    "layer",
+    [
+        Preprocess("tf"),
+        GeM(2.0, 1e-3),
+        L2Normalize(axis=1),
+        LRN2D(3, 0.1, 1.5, 0.5),
+        Dropout(0.3, seed=4),
+    ],
 )
 def test_layers_come_back_from_their_config(layer):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))

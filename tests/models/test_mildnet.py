@@ -1,4 +1,4 @@
-"""The MILDNet builder: sizes, parts, and what it refuses."""
+"""The MILDNet builder: its parts, and what it refuses. Its sizes: test_sizes.py."""
 
 import keras
 import numpy as np
@@ -6,56 +6,6 @@ import pytest
 
 from trainer import models
 from trainer.config import UserError
-
-# Hand sums behind the figures, in Keras' layers (kernel + bias):
-#   VGG16   1,792 + 36,928 | 73,856 + 147,584 | 295,168 + 2 x 590,080
-#           | 1,180,160 + 2 x 2,359,808 | 3 x 2,359,808                       = 14,714,688
-#   VGG19   one convolution more in blocks 3 (590,080), 4 and 5 (2,359,808)   = 20,024,384
-#   frozen  block1, block2 and the first three convolutions of block3         =  1,735,488
-#   joined  512 + 64 + 128 + 256 + 512                                        =      1,472
-#   head    1,472 x 2,048 + 2,048  +  2,048 x 2,048 + 2,048                   =  7,213,056
-#   VGG16 14,714,688 + 7,213,056 = 21,927,744; less 1,735,488                 = 20,192,256
-#   VGG19 20,024,384 + 7,213,056 = 27,237,440; less 1,735,488                 = 25,501,952
-#   MobileNet                                                                 =  3,228,864
-#           of which moving means and variances: 2 x 10,944                   =     21,888
-#   joined  1,024 + 32 + 64 + 128 + 256 + 512                                 =      2,016
-#   head    2,016 x 1,024 + 1,024  +  1,024 x 1,024 + 1,024                   =  3,115,008
-#   MobileNet 3,228,864 + 3,115,008 = 6,343,872; less 21,888                  =  6,321,984
-#   without skips: head 2 x 1,049,600; 5,328,064; less 21,888                 =  5,306,176
-SIZES = [
-    ("mildnet_vgg16", {"weights": "none"}, 21_927_744, 20_192_256, 2048),
-    ("mildnet_vgg16", {"weights": "none", "frozen": 0}, 21_927_744, 21_927_744, 2048),
-    (
-        "mildnet_vgg16",
-        {"weights": "none", "skips": "block[2-4]_pool"},
-        21_796_672,
-        20_061_184,
-        2048,
-    ),
-    (
-        "mildnet_vgg16",
-        {"weights": "none", "hidden": (1024,), "embedding_dim": 512},
-        16_747_840,
-        15_012_352,
-        512,
-    ),
-    ("mildnet_vgg19", {"weights": "none"}, 27_237_440, 25_501_952, 2048),
-    ("mildnet_mobilenet", {}, 6_343_872, 6_321_984, 1024),
-    ("mildnet_mobilenet", {"skips": "none"}, 5_328_064, 5_306_176, 1024),
-]
-
-
-def count(variables) -> int:
-    return sum(int(np.prod(variable.shape)) for variable in variables)
-
-
-@pytest.mark.parametrize(("model_id", "parameters", "total", "trainable", "width"), SIZES)
-def test_sizes_at_224_pixels(model_id, parameters, total, trainable, width):
-    model = models.build(model_id, **parameters)
-    assert model.input_shape == (None, 224, 224, 3)
-    assert model.output_shape == (None, width)
-    assert count(model.weights) == total
-    assert count(model.trainable_weights) == trainable
 
 
 def small(**parameters) -> keras.Model:
@@ -105,6 +55,29 @@ def test_head_in_order():
     np.testing.assert_allclose(model(pictures()), x / np.linalg.norm(x, axis=1)[:, None], atol=1e-5)
 
 
+def test_without_pooling_dense_layers_see_each_place_and_height_is_normalised():
+    model = small(pooling="none", skips="none", hidden=(7,), dropout=0.2, embedding_dim=5)
+    features = np.asarray(model.get_layer("trunk")(pictures() / np.float32(255)), "float64")
+    batch, height, width, _ = features.shape
+    assert (height, width) == (4, 4)
+    (k1, b1), (k2, b2) = (model.get_layer(name).get_weights() for name in ("hidden_1", "project"))
+    want = np.zeros((batch, height, width, 5))
+    for place in np.ndindex(batch, height, width):
+        want[place] = np.maximum(features[place] @ k1 + b1, 0) @ k2 + b2
+    for b, column, channel in np.ndindex(batch, width, 5):
+        want[b, :, column, channel] /= np.linalg.norm(want[b, :, column, channel])
+    np.testing.assert_allclose(model(pictures()), want.reshape(batch, -1), atol=1e-5)
+    raw = small(pooling="none", skips="none", embedding_dim=None, normalize=False)
+    features = raw.get_layer("trunk")(pictures() / np.float32(255))
+    np.testing.assert_allclose(raw(pictures()), np.reshape(features, (batch, -1)), atol=1e-6)
+
+
+def test_dropout_of_each_hidden_layer():
+    model = small(hidden=(6, 7, 8), dropout=(0.5, 0.0, 0.25))
+    found = {layer.name: layer.rate for layer in model.layers if layer.name.endswith("_dropout")}
+    assert found == {"hidden_1_dropout": 0.5, "hidden_3_dropout": 0.25}
+
+
 def test_uint8_and_float_pictures_give_the_same():
     model = small()
     np.testing.assert_array_equal(model(pictures()), model(pictures().astype("float32")))
@@ -143,6 +116,12 @@ def test_variable_paths_do_not_depend_on_what_was_built_before():
     [
         ({"embedding_dim": 0}, "embedding_dim must be above 0"),
         ({"dropout": 1.0}, "below 1"),
+        ({"dropout": (0.1, 1.0), "hidden": (4, 4)}, "below 1"),
+        ({"dropout": (0.1, 0.2), "hidden": (4,)}, "2 values for 1 hidden"),
+        ({"pooling": "none"}, "neither skips nor shallow"),
+        ({"pooling": "none", "skips": "none", "shallow": "visnet"}, "neither skips nor shallow"),
+        ({"shallow": "visnet_lrn2d"}, "needs an image size of 64 or more: 32"),
+        ({"shallow": "ranknet", "image_size": 31}, "needs an image size of 32 or more: 31"),
         ({"hidden": (0,)}, "above 0"),
         ({"skips": "block9_relu"}, "no layer 'block9_relu' .* block1_conv"),
         ({"frozen": 99}, "99 cannot be frozen"),
@@ -167,7 +146,7 @@ def test_values_out_of_range(parameters, message):
         ({"trunk": "convnet_small(widths=open('x'))"}, "cannot be read"),
         ({"trunk": "convnet_small(4)"}, "cannot be read"),
         ({"poolin": "gem"}, "did you mean 'pooling'"),
-        ({"pooling": "max"}, "'max' is not one of gap, gem"),
+        ({"pooling": "max"}, "'max' is not one of gap, gem, none"),
     ],
 )
 def test_mistakes_in_configs(parameters, message):

@@ -13,7 +13,15 @@ from rich.text import Text
 from trainer.config import cnf, options
 from trainer.config.errors import UserError
 from trainer.config.job import ALIASES, COMPONENT_KEYS, JobConfig
-from trainer.config.registry import ROOMS, Component, Parameter, components, get, nearest
+from trainer.config.registry import (
+    FIDELITY,
+    ROOMS,
+    Component,
+    Parameter,
+    components,
+    get,
+    nearest,
+)
 from trainer.config.settings import KEYS as SETTINGS
 from trainer.config.train_options import TrainOptions
 
@@ -77,6 +85,17 @@ def parameter_help(doc: str) -> dict[str, str]:
     return found
 
 
+def component_help(component: Component) -> dict[str, str]:
+    """Return the description of each parameter of a component."""
+    texts = parameter_help(component.doc)
+    if component.released is not None:
+        values = [f"{key}={cnf.plain_text(v)}" for key, v in component.released.items()]
+        texts[FIDELITY] = "released: as its authors' code computes it, not as published; here " + (
+            ", ".join(values) if values else "the two agree"
+        )
+    return texts
+
+
 def _kinds() -> RenderableType:
     table = _table("kind", "key", "what", "names")
     for kind in ROOMS:
@@ -110,7 +129,7 @@ def _component(component: Component) -> RenderableType:
     prefix = {"tracker": f"tracker.{component.name}", "trunk": ""}.get(
         component.kind, component.kind
     )
-    parts += _parameters(component.parameters, parameter_help(component.doc), prefix)
+    parts += _parameters(component.parameters, component_help(component), prefix)
     return Group(*parts)
 
 

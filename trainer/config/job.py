@@ -166,9 +166,9 @@ class JobConfig:
             UserError: the component refuses a value; the message names the key.
         """
         component, parameters = self.component(kind, name)
-        make = component.load()
+        component.load()  # an error of the module itself is no fault of the config
         try:
-            return make(*supplied, **parameters)
+            return component.call(*supplied, **parameters)
         except ValueError as error:
             prefix = kind if name is None else f"{kind}.{name}"
             key = _key_in(str(error), prefix, parameters) or COMPONENT_KEYS.get(kind, "trackers")
@@ -193,11 +193,24 @@ class JobConfig:
         return values
 
     def _add_parameters(self, values: dict[str, Any], prefix: str) -> None:
-        for key, value in self.parameters.get(prefix, {}).items():
+        parameters = self.parameters.get(prefix, {})
+        implied = self._implied(prefix, parameters)
+        for key, value in parameters.items():
             # Written once, as the flat key, so that overriding that key of a saved config works.
             if prefix == "dataset" and key in _CSV_KEYS and value == getattr(self, key):
                 continue
+            # The same for what `fidelity` decides.
+            if key in implied and value == implied[key]:
+                continue
             values[f"{prefix}.{key}"] = list(value) if isinstance(value, tuple) else value
+
+    def _implied(self, prefix: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that follow from the component's `fidelity`."""
+        if prefix not in COMPONENT_KEYS:
+            return {}
+        component, _ = self.component(prefix)
+        defaults = component.defaults(parameters)
+        return {key: defaults[key] for key in component.released or ()}
 
     def to_cnf(self, *, origins: bool = False) -> str:
         """Return the effective config as a `.cnf` text; loading it gives an equal config.
@@ -449,7 +462,7 @@ class _Resolver:
 
     def _parameters(self, prefix: str) -> dict[str, Any]:
         component = self.chosen[prefix]
-        found = {}
+        found: dict[str, Any] = {}
         for name, parameter in component.parameters.items():
             key = f"{prefix}.{name}"
             given = self._take(key)
@@ -464,9 +477,8 @@ class _Resolver:
                     f"{where}{component.kind} {component.name!r} needs {key}; set it "
                     f"({parameter.type_name})"
                 )
-            else:
-                found[name] = parameter.default
-        return found
+        defaults = component.defaults(found)
+        return {name: (found if name in found else defaults)[name] for name in component.parameters}
 
     def _csv_parameter(self, name: str, key: str, given: Given | None) -> Given | None:
         if not self.values[name]:

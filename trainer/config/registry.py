@@ -48,6 +48,7 @@ def register(
     name: str,
     defaults: Mapping[str, Any] | None = None,
     released: Mapping[str, Any] | None = None,
+    like: str | None = None,
     **tags: str,
 ) -> Callable[[T], T]:
     """Mark a function or class as the component `name` of `kind`.
@@ -64,6 +65,8 @@ def register(
             `released`, these values replace the defaults, so that the component is what its
             authors' code made of it; what a config sets still wins. The component itself is not
             told of `fidelity`. May be empty, where code and paper agree.
+        like: another name of the same component, marked above; its `defaults`, `released` and
+            tags hold here too, as far as this mark does not replace them.
         **tags: facts that other parts of a config are checked against, such as
             `takes="triplets"` for a loss over explicit triplets.
     """
@@ -218,10 +221,43 @@ def _scan(path: Path) -> tuple[Component, ...]:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
         signature = node if isinstance(node, ast.FunctionDef) else _constructor(node, classes)
-        for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "register":
+        marks: dict[str, _Mark] = {}
+        for call in node.decorator_list:
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "register":
+                mark = _read_mark(f"{module}.{node.name}", call, marks)
+                marks[mark.name] = mark
                 found.append(_component(module, node, signature, mark))
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """The arguments of one `@register`."""
+
+    kind: str
+    name: str
+    defaults: dict[str, Any]
+    released: dict[str, Any] | None
+    tags: dict[str, str]
+
+
+def _read_mark(place: str, call: ast.Call, above: Mapping[str, _Mark]) -> _Mark:
+    words: dict[str, Any] = dict(
+        zip(("kind", "name", "defaults"), map(ast.literal_eval, call.args), strict=False)
+    )
+    words |= {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+    kind, name, like = words.pop("kind"), words.pop("name"), words.pop("like", None)
+    defaults, released = words.pop("defaults", None) or {}, words.pop("released", None)
+    if like is None:
+        return _Mark(kind, name, defaults, released, words)
+    if like not in above:
+        raise RuntimeError(f"{place}: {name} is like {like!r}, which is not marked above it")
+    base = above[like]
+    if released is None or base.released is None:
+        released = base.released if released is None else released
+    else:
+        released = {**base.released, **released}
+    return _Mark(kind, name, {**base.defaults, **defaults}, released, {**base.tags, **words})
 
 
 def _constructor(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ast.FunctionDef | None:
@@ -241,14 +277,9 @@ def _component(
     module: str,
     node: ast.FunctionDef | ast.ClassDef,
     signature: ast.FunctionDef | None,
-    mark: ast.Call,
+    mark: _Mark,
 ) -> Component:
-    kind, name = (ast.literal_eval(argument) for argument in mark.args[:2])
-    options = {word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg}
-    if len(mark.args) > 2:
-        options["defaults"] = ast.literal_eval(mark.args[2])
-    defaults = options.pop("defaults", None) or {}
-    released = options.pop("released", None)
+    defaults, released = mark.defaults, mark.released
     parameters = {}
     if signature is not None:
         arguments = signature.args
@@ -276,7 +307,7 @@ def _component(
             FIDELITY, Literal["corrected", "released"], default="corrected"
         )
     doc = ast.get_docstring(node) or ""
-    return Component(kind, name, module, node.name, doc, parameters, options, released)
+    return Component(mark.kind, mark.name, module, node.name, doc, parameters, mark.tags, released)
 
 
 def _released(

@@ -114,15 +114,19 @@ class L2Normalize(keras.layers.Layer):
 
     A zero vector stays zero and passes no gradient. (`keras.layers.UnitNormalization` gives NaN
     gradients there, and a head that ends in ReLU and dropout does produce zero vectors.)
+
+    Args:
+        axis: the axis along which the vectors lie, the last by default.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        self.axis = axis
 
     def call(self, vectors: Any) -> Any:
         vectors = ops.cast(vectors, "float32")
-        squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+        squares = ops.sum(ops.square(vectors), axis=self.axis, keepdims=True)
         scale = ops.rsqrt(ops.maximum(squares, 1e-12))
         # 1e6 as the slope at zero would be infinite in float16, and infinite times the zero slope
         # of a ReLU is NaN.
@@ -130,6 +134,60 @@ class L2Normalize(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": self.axis}
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class LRN2D(keras.layers.Layer):
+    """Local response normalisation across channels: each value over what its neighbours say.
+
+        y[c] = x[c] / (k + alpha * sum of x[j]^2 over |j - c| <= n // 2) ** beta
+
+    The sum stops at the first and last channel. `alpha` is not divided by `n`: the paper and
+    `tf.nn.local_response_normalization` have it so, and the layer that VisNet's code calls
+    "LRN2D from Caffe" too, while Caffe itself divides. In float32 whatever the dtype policy.
+
+    Args:
+        n: width of the window in channels, odd.
+        alpha: weight of the squares, at least 0.
+        k: what the denominator starts from, above 0.
+        beta: exponent of the denominator.
+
+    Raises:
+        ValueError: a value out of range.
+
+    Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks,
+    2012, section 3.3.
+    """
+
+    def __init__(
+        self, n: int = 5, alpha: float = 1e-4, k: float = 2.0, beta: float = 0.75, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if n < 1 or n % 2 == 0:
+            raise ValueError(f"LRN2D needs an odd window of channels, not {n}")
+        if alpha < 0 or k <= 0:
+            raise ValueError(f"LRN2D needs alpha of 0 or more and k above 0, not {alpha} and {k}")
+        self.n, self.alpha, self.k, self.beta = n, float(alpha), float(k), float(beta)
+
+    def call(self, features: Any) -> Any:
+        features = ops.cast(features, "float32")
+        half, channels = self.n // 2, features.shape[-1]
+        squares = ops.pad(ops.square(features), [(0, 0)] * (features.ndim - 1) + [(half, half)])
+        total = squares[..., :channels]
+        for shift in range(1, self.n):
+            total = total + squares[..., shift : shift + channels]
+        return features * ops.power(self.k + self.alpha * total, -self.beta)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"n": self.n, "alpha": self.alpha, "k": self.k, "beta": self.beta}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="mildnet")

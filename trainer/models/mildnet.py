@@ -8,7 +8,8 @@ import keras
 
 from trainer.config import register
 from trainer.models.heads import dense_stack, finish, join, pool
-from trainer.models.layers import Preprocess
+from trainer.models.layers import L2Normalize, Preprocess
+from trainer.models.shallow import shallow_paths
 from trainer.models.trunks.assemble import build_trunk, parse_trunk
 
 
@@ -25,18 +26,70 @@ from trainer.models.trunks.assemble import build_trunk, parse_trunk
         "embedding_activation": "relu",
         "dropout": 0.6,
     },
+    released={},
 )
 @register(
     "model",
-    "mildnet_vgg19",
+    "mildnet_vgg16_skip_1",
+    like="mildnet_vgg16",
+    defaults={"skips": ("block[2-4]_pool",)},
+)
+@register(
+    "model",
+    "mildnet_vgg16_skip_2",
+    like="mildnet_vgg16",
+    defaults={"skips": ("block[34]_pool",)},
+)
+@register(
+    "model",
+    "mildnet_vgg16_skip_3",
+    like="mildnet_vgg16",
+    defaults={"skips": ("block4_pool",)},
+)
+@register(
+    "model",
+    "mildnet_vgg16_skip_4",
+    like="mildnet_vgg16",
+    defaults={"skips": ("none",)},
+    released={"pooling": "none"},
+)
+@register(
+    "model",
+    "mildnet_1024_512",
+    like="mildnet_vgg16",
+    defaults={"hidden": (1024,), "embedding_dim": 512},
+)
+@register(
+    "model",
+    "mildnet_512_512",
+    like="mildnet_vgg16",
+    defaults={"hidden": (512,), "embedding_dim": 512},
+)
+@register("model", "mildnet_512_no_dropout", like="mildnet_512_512", defaults={"dropout": 0.0})
+@register("model", "mildnet_vgg19", like="mildnet_vgg16", defaults={"trunk": "vgg19"})
+@register("model", "mildnet_all_trainable", like="mildnet_vgg16", defaults={"frozen": 0})
+@register(
+    "model",
+    "mildnet_without_skip",
+    like="mildnet_vgg16_skip_4",
+    defaults={"frozen": 0, "hidden": (1024,), "embedding_dim": 1024},
+)
+@register(
+    "model",
+    "mildnet_without_skip_big",
+    like="mildnet_without_skip",
+    defaults={"hidden": (2048,), "embedding_dim": 2048},
+)
+@register(
+    "model",
+    "mildnet_vgg16_big",
+    like="mildnet_vgg16",
     defaults={
-        "trunk": "vgg19",
-        "weights": "imagenet",
-        "frozen": 10,
-        "hidden": (2048,),
-        "embedding_dim": 2048,
-        "embedding_activation": "relu",
-        "dropout": 0.6,
+        "hidden": (2048, 2048),
+        "dropout": (0.6, 0.0),
+        "shallow": "visnet",
+        "embedding_dim": 4096,
+        "embedding_activation": "linear",
     },
 )
 @register(
@@ -49,6 +102,51 @@ from trainer.models.trunks.assemble import build_trunk, parse_trunk
         "embedding_activation": "relu",
         "dropout": 0.5,
     },
+    released={"skips": ("none",)},
+)
+@register(
+    "model",
+    "vanila_vgg16",
+    defaults={
+        "trunk": "vgg16",
+        "weights": "imagenet",
+        "skips": ("none",),
+        "embedding_dim": None,
+    },
+    released={"pooling": "none", "normalize": False},
+)
+@register(
+    "model",
+    "visnet_model",
+    defaults={
+        "trunk": "vgg16",
+        "weights": "imagenet",
+        "skips": ("none",),
+        "hidden": (4096, 4096),
+        "dropout": 0.6,
+        "shallow": "visnet",
+        "embedding_dim": 4096,
+    },
+    released={},
+)
+@register(
+    "model",
+    "visnet_lrn2d_model",
+    like="visnet_model",
+    defaults={"shallow": "visnet_lrn2d"},
+    released={"shallow": "visnet_no_lrn"},
+)
+@register(
+    "model",
+    "ranknet",
+    like="visnet_model",
+    defaults={"trunk": "vgg19", "dropout": 0.5, "shallow": "ranknet"},
+)
+@register(
+    "model",
+    "alexnet",
+    like="visnet_model",
+    defaults={"trunk": "alexnet", "weights": "none", "shallow": "visnet_no_lrn"},
 )
 def mildnet(
     image_size: int,
@@ -57,10 +155,11 @@ def mildnet(
     weights: str = "none",
     preprocessing: Literal["rescale", "caffe", "torch", "tf", "lite", "native", "none"] = "rescale",
     skips: tuple[str, ...] = ("default",),
-    pooling: Literal["gap", "gem"] = "gap",
+    pooling: Literal["gap", "gem", "none"] = "gap",
     hidden: tuple[int, ...] = (),
     activation: Literal["relu", "gelu", "silu", "linear"] = "relu",
-    dropout: float = 0.0,
+    dropout: float | tuple[float, ...] = 0.0,
+    shallow: Literal["none", "visnet", "visnet_lrn2d", "visnet_no_lrn", "ranknet"] = "none",
     embedding_dim: int | None = 128,
     embedding_activation: Literal["relu", "linear"] = "linear",
     normalize: bool = True,
@@ -70,6 +169,9 @@ def mildnet(
 
     Trunk -> pooled last map and pooled skips, concatenated -> dense layers with dropout ->
     dense embedding -> L2 normalisation.
+
+    With `shallow`, as in VisNet and RankNet, the dense layers' output is normalised and joined
+    with two shallow paths over the same picture before the dense embedding.
 
     Args:
         image_size: height and width of the input in pixels.
@@ -83,10 +185,15 @@ def mildnet(
         skips: trunk layers whose pooled output joins the embedding, in this order; `*` and `[2-4]`
             work as in file names. `default` for those of the trunk, `none` for no skips.
         pooling: `gap` (average) or `gem` (generalised mean with a learned exponent), for the
-            trunk's output and all skips.
+            trunk's output and all skips. `none` keeps the map, as MILDNet's code does where it
+            forgets to pool: the dense layers work at each position, and the embedding is the map,
+            normalised along its height and laid out as one vector. Goes without skips and shallow.
         hidden: widths of the dense layers before the embedding.
         activation: activation of the hidden dense layers.
-        dropout: share 0..1 of values dropped after each hidden layer while training.
+        dropout: share 0..1 of values dropped after each hidden layer while training; one for all,
+            or one for each.
+        shallow: the two shallow paths: `visnet`; `visnet_lrn2d`, with finer strides and local
+            response normalisation; `visnet_no_lrn`, the same without; `ranknet`; `none`.
         embedding_dim: size of the embedding; none: the layer before is the embedding.
         embedding_activation: activation of the embedding before its normalisation.
         normalize: whether embeddings get unit length.
@@ -104,18 +211,29 @@ def mildnet(
     """
     if embedding_dim is not None and embedding_dim < 1:
         raise ValueError(f"embedding_dim must be above 0 or none, not {embedding_dim}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
+    for share in dropout if isinstance(dropout, tuple) else (dropout,):
+        if not 0 <= share < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {share}")
     component, _ = parse_trunk(trunk)
     mode = component.tags["preprocessing"] if preprocessing == "native" else preprocessing
     images = keras.Input((image_size, image_size, 3), name="image")
+    pixels = Preprocess(mode, name="preprocess")(images)
     features, *skipped = build_trunk(
         trunk, image_size, weights=weights, skips=skips, frozen=frozen
-    )(Preprocess(mode, name="preprocess")(images))
-    pooled = [pool(features, pooling, "pool")]
-    pooled += [pool(skip, pooling, f"pool_skip_{n}") for n, skip in enumerate(skipped, start=1)]
-    x = join(pooled, "joined")
+    )(pixels)
+    if pooling == "none":
+        if skipped or shallow != "none":
+            raise ValueError("pooling=none keeps the map, which joins neither skips nor shallow")
+        x = features
+    else:
+        pooled = [pool(features, pooling, "pool")]
+        pooled += [pool(s, pooling, f"pool_skip_{n}") for n, s in enumerate(skipped, start=1)]
+        x = join(pooled, "joined")
     x = dense_stack(x, hidden, activation=activation, dropout=dropout, name="hidden")
+    if shallow != "none":
+        # The paths come first, as in the released code, whose weights can be converted.
+        x = L2Normalize(name="deep_normalize")(x)
+        x = join([*shallow_paths(pixels, shallow), x], "joined_shallow")
     if embedding_dim is not None:
         x = keras.layers.Dense(embedding_dim, activation=embedding_activation, name="project")(x)
     return keras.Model(images, finish(x, normalize=normalize), name="mildnet")
