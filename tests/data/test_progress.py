@@ -1,21 +1,18 @@
 """The bar of work on files, as a terminal gets it."""
 
-import functools
 import io
 import zipfile
 
-import rich.console
+from rich.console import Console
 
-from trainer.data import archives
+from trainer.data import archives, progress
 from trainer.data.progress import bar
 
 
 def terminal(monkeypatch, stream):
     """Let the bar believe that `stream` is a terminal, 100 columns wide."""
-    made = functools.partial(
-        rich.console.Console, file=stream, force_terminal=True, width=100, color_system=None
-    )
-    monkeypatch.setattr(rich.console, "Console", made)
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr(progress, "plain", lambda: console)
 
 
 def test_a_terminal_sees_the_archive_being_unpacked(tmp_path, monkeypatch):

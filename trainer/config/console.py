@@ -30,6 +30,17 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def plain() -> Console:
+    """Return a console on standard output that colours no numbers.
+
+    In a notebook it writes lines of text: rich would make each line a block of its own, and a
+    kernel passes for a terminal, though it can't move back to draw a bar again.
+    """
+    if "ipykernel" in sys.modules:
+        return Console(highlight=False, force_jupyter=False, force_terminal=False)
+    return Console(highlight=False)
+
+
 def one_line_errors(command: Command) -> Command:
     """Decorate a typer command so that its errors end as :func:`errors_to_exit` says.
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from trainer.config.console import plain
+
 
 @contextmanager
 def bar(
@@ -21,7 +23,6 @@ def bar(
     Yields:
         A function to call with the amount done since its last call, from any thread.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -32,7 +33,7 @@ def bar(
         TransferSpeedColumn,
     )
 
-    console = Console()
+    console = plain()
     amount = (
         [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
     )

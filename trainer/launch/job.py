@@ -72,6 +72,8 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
         # Again, over the images that can be decoded; before, to fail before anything is claimed.
         splits = Splits.of(_verified(table, config, folder), config)
         plan = _plan(config, splits, strategy)
+        if plan.note:
+            LOG.info(plan.note)
         if chief:
             folder.write_json("environment.json", _environment(config, splits))
         with strategy.scope():
@@ -94,6 +96,8 @@ class _Plan:
     steps_per_epoch: int
     total_steps: int
     monitor: str | None
+    #: What the user should know of it, if anything.
+    note: str
 
 
 def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTable:
@@ -126,12 +130,12 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     accumulate = config.training.accumulate
     steps_per_epoch = math.ceil(sampler.steps_per_epoch / accumulate)
     total_steps = config.steps or math.ceil((config.train_epochs or 0) * steps_per_epoch)
-    val_sampler = None
+    val_sampler, note = None, ""
     if splits.val is not None:
         try:
             val_sampler = config.build("sampler", splits.val, config.batch_size, config.seed)
         except UserError as error:
-            LOG.info("no loss on the validation split: %s", error)
+            note = f"no loss on the validation split: {error}"
     plan = _Plan(
         sampler=sampler,
         val_sampler=val_sampler,
@@ -142,6 +146,7 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         monitor=_monitor(config, splits, val_sampler, takes_triplets),
+        note=note,
     )
     _optimizer(config, plan, 1.0)
     return plan

@@ -10,6 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trainer.config.console import plain
+
 
 class TrainingProgress:
     """Shows steps, images/s, remaining time and the latest numbers.
@@ -28,7 +30,7 @@ class TrainingProgress:
         images_per_step: int,
         console: Console | None = None,
     ) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or plain()
         self._images_per_step = images_per_step
         self._total = total_steps
         self._bar = Progress(
