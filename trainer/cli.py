@@ -169,6 +169,118 @@ def search(
     _write_json(json_file, rows)
 
 
+@app.command()
+@one_line_errors
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    to: Annotated[str, typer.Option(metavar="FILE.html", help="Page to write.")],
+    failures: Annotated[
+        int, typer.Option(help="Hardest failures to show of each run; 0: no pictures.", min=0)
+    ] = 8,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Compare finished runs on one page: configs, curves, metrics, costs, hardest failures."""
+    summary.quiet_tensorflow()
+    from trainer.launch.compare import compare_runs
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    _write_json(json_file, compare_runs(runs, to, failures=failures, tell=console.print))
+    console.print(f"comparison in {to}")
+
+
+@app.command()
+@one_line_errors
+def triplets(
+    catalogue: Annotated[
+        str, typer.Argument(metavar="CATALOGUE", help="An items.csv, or a folder of pictures.")
+    ],
+    to: Annotated[str, typer.Option(metavar="FILE.csv", help="List to write.")],
+    val: Annotated[
+        str | None, typer.Option(metavar="FILE.csv", help="Second list, for validation.")
+    ] = None,
+    val_share: Annotated[
+        float, typer.Option(help="Share of labels, or of unlabelled pictures, for it.")
+    ] = 0.1,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Go by likeness; labels are not looked at.")
+    ] = False,
+    folder_categories: Annotated[
+        bool,
+        typer.Option("--folder-categories", help="Unlabelled folders are named by category."),
+    ] = False,
+    split: Annotated[
+        str | None, typer.Option(help="Comma list of splits; default: train if there is one.")
+    ] = None,
+    query_domain: Annotated[str, typer.Option(help="Domain of anchors.")] = "",
+    gallery_domain: Annotated[str, typer.Option(help="Domain of positives and negatives.")] = "",
+    per_anchor: Annotated[int, typer.Option(help="Triplets of each anchor.")] = 2,
+    per_label: Annotated[
+        int | None, typer.Option(help="At most so many triplets of a label.")
+    ] = None,
+    in_class_share: Annotated[
+        float, typer.Option(help="Share of negatives that are like the anchor.")
+    ] = 0.5,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="In-class negatives from the nearest neighbours.")
+    ] = False,
+    scorers: Annotated[
+        str, typer.Option(help="Comma list of color, texture, shape.")
+    ] = "color,texture,shape",
+    trunk: Annotated[
+        str, typer.Option(metavar="NAME", help="Features of a trunk as one more scorer.")
+    ] = "",
+    weights: Annotated[
+        str, typer.Option(help="Of the trunk: imagenet, none, or a file.")
+    ] = "imagenet",
+    image_size: Annotated[int, typer.Option(help="Of the trunk, pixels.", min=1)] = 224,
+    run: Annotated[
+        str, typer.Option(metavar="RUN", help="Model of a finished run as one more scorer.")
+    ] = "",
+    near: Annotated[int, typer.Option(help="Positives are among so many neighbours...")] = 3,
+    agree: Annotated[int, typer.Option(help="... of so many scorers.")] = 2,
+    in_class_from: Annotated[
+        int, typer.Option(help="In-class negatives come behind so many neighbours...")
+    ] = 20,
+    in_class_to: Annotated[int, typer.Option(help="... and before this one is passed.")] = 100,
+    seed: Annotated[int, typer.Option(help="Another seed draws other triplets.")] = 0,
+    picture: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw some of the triplets.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace lists that are there.")
+    ] = False,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Write a list of triplets to train on, from labels or from likeness alone."""
+    summary.quiet_tensorflow()
+    from trainer.launch.triplets import Depths, TripletOptions, make_triplets
+
+    options = TripletOptions(
+        unlabelled=unlabelled,
+        folder_categories=folder_categories,
+        split=split,
+        query_domain=query_domain,
+        gallery_domain=gallery_domain,
+        per_anchor=per_anchor,
+        per_label=per_label,
+        in_class_share=in_class_share,
+        hard=hard,
+        scorers=tuple(name.strip() for name in scorers.split(",") if name.strip()),
+        trunk=trunk,
+        weights=weights,
+        image_size=image_size,
+        run=run,
+        depths=Depths(near=near, agree=agree, low=in_class_from, high=in_class_to),
+        val_share=val_share,
+        seed=seed,
+    )
+    made = make_triplets(catalogue, to, options, val=val, picture=picture, overwrite=overwrite)
+    summary.show_triplets(made, Console(highlight=False))
+    _write_json(json_file, made.to_dict())
+
+
 @data.command("fashion-mnist")
 @one_line_errors
 def fashion_mnist(

@@ -68,9 +68,15 @@ def test_environment_tells_versions_seed_and_data(finished):
 def test_the_report_shows_the_numbers_of_the_evaluation(finished):
     _, result = finished
     html = Path(result.report).read_text()
-    for stage in (result.untrained, result.color_histogram, result.trained):
-        assert f"{100 * stage['recall_at_1']:.1f} (" in html
-    assert html.count("data:image/png;base64,") == 2
+    evaluation = json.loads((Path(result.run_dir) / "evaluation.json").read_text())
+    for stage in ("untrained", "color_histogram", "trained"):
+        value = evaluation[stage]["metrics"]["recall_at_1"]
+        low, high = evaluation[stage]["intervals"]["recall_at_1"]
+        assert f"{100 * value:.1f} <span" in html
+        assert f">{100 * low:.1f} to {100 * high:.1f}<" in html
+    assert f"<td>{evaluation['model']['parameters']:,}</td>" in html
+    # The neighbours, and the curves of loss, Recall@1 and MAP@R.
+    assert html.count("data:image/png;base64,") == 1 + 3
     assert 'src="http' not in html
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
-from trainer.data.files import read_text
+from trainer.data.files import gfile, is_remote, read_text
 from trainer.launch.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ def training_seconds(config: JobConfig, training: Sequence[Mapping[str, float]])
 
 
 def folder_bytes(path: str) -> int:
-    """Return the size of all files in and below a local folder; 0 if there is none."""
+    """Return the size of all files in and below a local or remote folder; 0 if there is none."""
+    remote = is_remote(path)
     return sum(
-        os.path.getsize(os.path.join(place, name))
-        for place, _, names in os.walk(path)
+        gfile().stat(f"{place}/{name}").length if remote else os.path.getsize(f"{place}/{name}")
+        for place, _, names in (gfile().walk(path) if remote else os.walk(path))
         for name in names
     )
