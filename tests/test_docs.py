@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import textwrap
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,18 @@ BY_HAND = {
     '"task": {"type": "worker", "index": 0}'
     "}'": "several machines: tests/training/test_workers.py trains on two processes",
     "mildnet train shop.cnf --run-dir /shared/runs/shop": "several machines, see TF_CONFIG",
+    "python3 -m venv .venv": "on a machine with a GPU",
+    '.venv/bin/pip install -c constraints.txt -e ".[gpu,notebook]"': "on a machine with a GPU",
+    "python execute.py --local --config mildnet --yes --set data_path=street2shop": (
+        "trains VGG16 from ImageNet's weights; tests/launch/test_gallery.py runs every config"
+    ),
+    "python -m trainer.task --model-id mildnet_vgg16 --loss contrastive_loss --optimizer mo "
+    "--train-csv tops_train_shuffle.csv --val-csv tops_val_full.csv --train-epocs 30 "
+    "--batch-size 16 --lr 0.001 --data-path street2shop --job-dir runs/flags": (
+        "the same; tests/launch/test_task.py runs a job by these flags"
+    ),
+    "mildnet convert mildnet-h5 weights-improvement-20-0.02.h5 --model-id mildnet_vgg16 "
+    "--to runs/released": "needs weights of the authors: tests/models/weights converts files alike",
 }
 
 #: Files whose commands reproduce long runs: options and configs are checked, nothing is run.
@@ -67,6 +80,8 @@ LONG = {"docs/results.md", "docs/benchmarks.md"}
 #: Makes any job small: a net that learns nothing much, in seconds.
 SMALL_JOB = {
     "model.trunk": "convnet_small(widths=(16, 32))",
+    "model.weights": "none",
+    "model.frozen": 0,
     "model.embedding_dim": 16,
     "image_size": 32,
     "batch_size": 8,
@@ -201,6 +216,14 @@ def make_catalogue(folder: Path) -> None:
         ]
         write_csv(tops / name, triplets)
 
+    street = folder / "street2shop"
+    street.mkdir()
+    with zipfile.ZipFile(street / "tops.zip", "w") as archive:
+        for path in (tops / "tops").iterdir():
+            archive.write(path, f"tops/{path.name}")
+    for name, source in (("tops_train_shuffle", "train"), ("tops_val_full", "val")):
+        (street / f"{name}.csv").write_bytes((tops / f"{source}.csv").read_bytes())
+
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     with path.open("w", newline="") as file:
@@ -219,9 +242,10 @@ def workplace(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A working folder with what the guides speak of, and a process that is left as it was.
 
     shop/items.csv, shop/catalogue.csv and shop/img/, by-product/LABEL/, tops/ with triplets,
-    customer-photo.jpg, shop.cnf (the demo's config on shop/), job_configs/.
+    street2shop/ with triplets as MILDNet names them, customer-photo.jpg, shop.cnf (the
+    demo's config on shop/), job_configs/.
     """
-    for name in ("shop", "by-product", "tops", "customer-photo.jpg"):
+    for name in ("shop", "by-product", "tops", "street2shop", "customer-photo.jpg"):
         os.symlink(catalogue / name, tmp_path / name)
     os.symlink(ROOT / "job_configs", tmp_path / "job_configs")
     monkeypatch.chdir(tmp_path)
