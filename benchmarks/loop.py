@@ -116,8 +116,8 @@ def loop(steps: int, batch: int, size: int, learning_rate: float = 0.001) -> flo
 def main(argv: list[str]) -> None:
     """Measure both sides in turn, several times, and print the medians."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks loop")
-    parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
     rows = []
     for batch, size in ((32, 64), (64, 64), (32, 112)):
