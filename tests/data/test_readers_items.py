@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trainer.config import UserError, get
-from trainer.data.readers.items import items
+from trainer.data.readers.items import items, read_items
 
 
 def read(folder, text, encoding="utf-8", **parameters):
@@ -140,3 +140,16 @@ def test_missing_places_are_named(tmp_path):
 def test_is_a_component(tmp_path):
     (tmp_path / "items.csv").write_text("path,label\na,b\n")
     assert len(get("dataset", "items").build(str(tmp_path))) == 1
+
+
+def test_a_table_without_labels_is_read_where_none_are_wanted(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text("path,category,label\na.jpg,mug,\nb.jpg,hat,x\n,hat,x\n")
+    table = read_items(str(path), labels=False)
+    assert table.label_names == ("a.jpg", "b.jpg")
+    assert table.category.tolist() == ["mug", "hat"]
+    assert table.problems == (f"{path}:4: no path",)
+    path.write_text("path\na.jpg\nb.jpg\n")
+    assert len(read_items(str(path), labels=False)) == 2
+    with pytest.raises(UserError, match="no column 'label'"):
+        read_items(str(path))

@@ -14,6 +14,7 @@ from trainer.retrieval.pictures import (
     contact_sheet,
     open_image,
     sheet_rows,
+    side_by_side,
 )
 from trainer.retrieval.results import RetrievalResults
 
@@ -173,3 +174,31 @@ def test_rows_from_results():
     assert [[p.path for p in row.neighbours] for row in rows] == [["b.jpg", "a.jpg"], ["c.jpg"]]
     assert [list(row.scores) for row in rows] == [[0.5, 0.25], [1.0]]
     assert [row.query for row in rows] == queries
+
+
+def test_columns_can_be_named_and_words_stand_for_scores(row):
+    plain = np.asarray(contact_sheet([row], cell=100))
+    named = contact_sheet([row], cell=100, columns=("anchor", "positive", "negative"))
+    words = SheetRow(row.query, row.neighbours, ["", "in-class"])
+    told = contact_sheet([words], cell=100)
+    assert named.size == told.size == plain.shape[1::-1]
+    changed = np.flatnonzero((np.asarray(named) != plain).any(axis=(1, 2)))
+    assert changed.max() < 30  # above the pictures
+    changed = np.flatnonzero((np.asarray(told) != plain).any(axis=(1, 2)))
+    assert changed.min() > 120  # below them
+
+
+def test_marks_can_be_left_out(row):
+    sheet = contact_sheet([row], cell=100, marks=False)
+    assert share(sheet, RIGHT) == share(sheet, WRONG) == 0
+    below = np.asarray(sheet)[-30:], np.asarray(contact_sheet([row], cell=100))[-30:]
+    assert np.array_equal(*below)  # labels are still told
+
+
+def test_sheets_side_by_side(row, tmp_path):
+    one, two = contact_sheet([row], cell=100), contact_sheet([row, row], cell=60)
+    whole = side_by_side([one, two], tmp_path / "both.png")
+    assert whole.size == (one.width + two.width, max(one.height, two.height))
+    read = np.asarray(Image.open(tmp_path / "both.png"))
+    assert np.array_equal(read[: one.height, : one.width], np.asarray(one))
+    assert np.array_equal(read[: two.height, one.width :], np.asarray(two))

@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from trainer.config.console import plain
 from trainer.config.job import JobConfig
+from trainer.data.files import absolute
 
 if TYPE_CHECKING:
     from trainer.launch.job import JobResult
+    from trainer.launch.triplets import Made
     from trainer.retrieval.metrics import Evaluation
 
 #: Rows of the closing table: metric and its name for people.
@@ -34,15 +37,19 @@ def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None 
         Interrupted: the job was stopped by a signal and saved its state.
     """
     quiet_tensorflow()
-    console = Console(highlight=False)
+    console = plain()
     handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
     logger = logging.getLogger("trainer")
     logger.setLevel(logging.INFO)
     logger.handlers = [handler]
     logger.propagate = False
 
+    import tensorflow as tf
+
     from trainer.launch import job
 
+    # In a notebook TensorFlow would log every step of an export.
+    tf.get_logger().setLevel("WARNING")
     console.print(f"[bold]{config.name}[/bold] in {job.run_path(config, run_dir)}", soft_wrap=True)
     result = job.run(config, fresh=fresh, run_dir=run_dir)
     if result.trained:
@@ -114,3 +121,33 @@ def show_neighbours(rows: Sequence[Mapping[str, Any]], console: Console) -> None
             end_section=False,
         )
     console.print(table)
+
+
+def show_triplets(made: Made, console: Console) -> None:
+    """Print what lists of triplets hold, what is not in them, and how to train on them."""
+
+    def tell(words: str) -> None:
+        console.print(words, soft_wrap=True, markup=False)
+
+    for written in made.files:
+        tell(
+            f"{written.path}: {written.triplets:,} triplets of {written.pictures:,} pictures, "
+            f"{written.in_class / written.triplets:.0%} with an in-class negative"
+        )
+        if written.skipped:
+            tell(f"  {written.skipped:,} of {written.anchors:,} anchors have none")
+        if written.replaced:
+            tell(
+                f"  {written.replaced:,} negatives are of the other kind than drawn: there was none"
+            )
+    if made.left_out:
+        tell(f"{made.left_out:,} pictures and rows left out, see {made.log}")
+    names = ("train_csv", "val_csv")
+    lists = "".join(
+        f" --set {name}={absolute(written.path)}"
+        for name, written in zip(names, made.files, strict=False)
+    )
+    tell(
+        f"to train: --set dataset=triplets --set sampler=triplets --set data_path={made.images} "
+        f"--set dataset.images={made.images}{lists}"
+    )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.config import UserError
 from trainer.retrieval.pictures import open_image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Images are looked at in about this size, in pixels of the longer side: counts need no detail.
 SIDE = 160
@@ -46,14 +50,24 @@ def color_histogram(
     def one(number: int) -> None:
         try:
             box = None if boxes is None else boxes[number]
-            image = open_image(paths[number], box, side=SIDE)
+            table[number] = histogram(open_image(paths[number], box, side=SIDE), bins)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {paths[number]}: {error}") from None
-        image.thumbnail((SIDE, SIDE))
-        pixels = np.asarray(image).reshape(-1, 3).astype(np.int64) * bins // 256
-        counts = np.bincount(pixels @ [bins * bins, bins, 1], minlength=bins**3)
-        table[number] = np.sqrt(counts / len(pixels))
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         list(pool.map(one, range(len(paths))))
     return table
+
+
+def histogram(image: Image.Image, bins: int = 8) -> np.ndarray:
+    """Return the square roots of one picture's joint RGB histogram, (bins^3,) float64, length 1.
+
+    Args:
+        image: RGB, of any size.
+        bins: per channel, 1 to 64.
+    """
+    image = image.copy()
+    image.thumbnail((SIDE, SIDE))
+    pixels = np.asarray(image).reshape(-1, 3).astype(np.int64) * bins // 256
+    counts = np.bincount(pixels @ [bins * bins, bins, 1], minlength=bins**3)
+    return np.sqrt(counts / len(pixels))

@@ -43,11 +43,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A query and its neighbours, nearest first, with their scores."""
+    """A query and its neighbours, nearest first, with their scores, or words in their place."""
 
     query: Picture
     neighbours: Sequence[Picture]
-    scores: Sequence[float]
+    scores: Sequence[float | str]
 
 
 def sheet_rows(
@@ -77,6 +77,8 @@ def contact_sheet(
     *,
     title: str = "",
     cell: int = 160,
+    columns: Sequence[str] = (),
+    marks: bool = True,
 ) -> Image.Image:
     """Draw queries on the left, their neighbours to the right, and return the sheet.
 
@@ -88,6 +90,8 @@ def contact_sheet(
         out: a PNG file to write, complete or not at all.
         title: a line above the sheet.
         cell: side of a picture, in pixels, at least 48.
+        columns: what stands above the columns, the query's first; default `query`, 1, 2, ...
+        marks: whether labels tell right from wrong; if not, they only stand below the pictures.
 
     Raises:
         UserError: no rows, or a disk that refuses.
@@ -100,11 +104,11 @@ def contact_sheet(
     text = max(12, cell // 12)
     font, bold = ImageFont.load_default(text), ImageFont.load_default(text + 2)
     line = math.ceil(text * 1.35)
-    columns = max(len(row.neighbours) for row in rows)
+    width = max(len(row.neighbours) for row in rows)
     head = (PADDING + 2 * line if title else PADDING) + line
     step_x, step_y = cell + PADDING, cell + 2 * line + 2 * PADDING
     gap = 2 * PADDING  # sets the queries apart
-    size = (PADDING + step_x + gap + columns * step_x, head + len(rows) * step_y + PADDING)
+    size = (PADDING + step_x + gap + width * step_x, head + len(rows) * step_y + PADDING)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
@@ -113,7 +117,7 @@ def contact_sheet(
     def left(column: int) -> int:
         return PADDING + (0 if column == 0 else gap) + column * step_x
 
-    names = ["query", *(str(number) for number in range(1, columns + 1))]
+    names = columns or ["query", *(str(number) for number in range(1, width + 1))]
     for column, name in enumerate(names):
         draw.text((left(column) + cell // 2, head - line), name, FAINT, font, anchor="ma")
     divider = PADDING + step_x + gap // 2 - PADDING // 2
@@ -130,15 +134,38 @@ def contact_sheet(
         ):
             place = (left(column), top)
             _paste(sheet, draw, item, place, cell, font)
-            if item.label is not None and row.query.label is not None:
+            if marks and item.label is not None and row.query.label is not None:
                 _mark(draw, place, cell, right=item.label == row.query.label)
             below = (place[0], top + cell + 3)
-            _captions(draw, below, cell, line, font, item.label, f"{score:.3f}")
+            words = score if isinstance(score, str) else f"{score:.3f}"
+            _captions(draw, below, cell, line, font, item.label, words)
     if out is not None:
-        buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
-        write_bytes(os.fspath(out), buffer.getvalue())
+        _save(sheet, out)
     return sheet
+
+
+def side_by_side(sheets: Sequence[Image.Image], out: str | os.PathLike[str]) -> Image.Image:
+    """Write sheets next to each other as one PNG file, complete or not at all, and return it.
+
+    Raises:
+        UserError: a disk that refuses.
+    """
+    from PIL import Image
+
+    size = (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets))
+    whole = Image.new("RGB", size, PAPER)
+    left = 0
+    for sheet in sheets:
+        whole.paste(sheet, (left, 0))
+        left += sheet.width
+    _save(whole, out)
+    return whole
+
+
+def _save(sheet: Image.Image, out: str | os.PathLike[str]) -> None:
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_bytes(os.fspath(out), buffer.getvalue())
 
 
 def open_image(

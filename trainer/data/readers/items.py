@@ -42,8 +42,13 @@ def items(data_path: str, *, file: str = "items.csv") -> ItemTable:
     return read_items(path)
 
 
-def read_items(path: str) -> ItemTable:
+def read_items(path: str, *, labels: bool = True) -> ItemTable:
     """Read an items.csv from a local path or URL; see :func:`items`.
+
+    Args:
+        path: the file.
+        labels: whether it tells the products. If not, a column `label` is neither needed nor looked
+            at, and every picture gets its path in the file as a label of its own.
 
     Raises:
         UserError: as :func:`items`.
@@ -51,7 +56,8 @@ def read_items(path: str) -> ItemTable:
     folder = path.rsplit("/", 1)[0]
     records = read_records(path)
     _, _, header = next(records, (0, 0, []))
-    place = _columns(path, header)
+    required = tuple(name for name in REQUIRED_COLUMNS if labels or name != "label")
+    place = _columns(path, header, required)
 
     columns: dict[str, list[str]] = {name: [] for name in place}
     box: list[tuple[float, ...]] = []
@@ -63,7 +69,7 @@ def read_items(path: str) -> ItemTable:
             fault = f"{len(row)} fields, the header has {len(header)}"
         if not fault:
             values = {name: row[at].strip() for name, at in place.items()}
-            fault = _fault(values)
+            fault = _fault(values, required)
         if not fault:
             sides = tuple(float(values.get(name) or math.nan) for name in BOX_COLUMNS)
             # By their text: NaN is not equal to itself.
@@ -84,7 +90,7 @@ def read_items(path: str) -> ItemTable:
         raise UserError(f"{path} holds no row that can be used{example}")
     return ItemTable.from_columns(
         [files.join(folder, name) for name in columns["path"]],
-        columns["label"],
+        columns["label" if labels else "path"],
         split=columns.get("split"),
         domain=columns.get("domain"),
         category=columns.get("category"),
@@ -123,10 +129,12 @@ def read_records(path: str) -> Iterator[tuple[int, int, list[str] | str]]:
             yield first, reader.line_num, row
 
 
-def _columns(path: str, header: list[str] | str) -> dict[str, int]:
+def _columns(path: str, header: list[str] | str, required: tuple[str, ...]) -> dict[str, int]:
     """Return the place of each known column, after a check of the header."""
     if isinstance(header, str) or not any(header):
-        raise UserError(f"{path} is empty or has no header; it must begin with: path,label")
+        raise UserError(
+            f"{path} is empty or has no header; it must begin with: {','.join(required)}"
+        )
     names = [name.strip().lower() for name in header]
     if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
         raise UserError(
@@ -135,7 +143,7 @@ def _columns(path: str, header: list[str] | str) -> dict[str, int]:
     known = {name: names.index(name) for name in COLUMNS if name in names}
     absent = [name for name in COLUMNS if name not in known]
     strange = [name for name in names if name and name not in COLUMNS]
-    for name in REQUIRED_COLUMNS:
+    for name in required:
         if name in absent:
             close = nearest(name, strange, "it has")
             raise UserError(f"{path}:1: there is no column {name!r}{close}")
@@ -156,9 +164,9 @@ def _columns(path: str, header: list[str] | str) -> dict[str, int]:
     return known
 
 
-def _fault(values: dict[str, str]) -> str:
+def _fault(values: dict[str, str], required: tuple[str, ...]) -> str:
     """Return what is wrong with a row, or an empty text."""
-    for name in REQUIRED_COLUMNS:
+    for name in required:
         if not values[name]:
             return f"no {name}"
     for name in (*REQUIRED_COLUMNS, *TEXT_COLUMNS):
