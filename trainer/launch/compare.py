@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
-from trainer.data.files import absolute, is_folder, is_remote, read_bytes, write_bytes
+from trainer.data.files import (
+    absolute,
+    is_file,
+    is_folder,
+    is_remote,
+    read_bytes,
+    reason,
+    write_bytes,
+)
 from trainer.launch import pages
 from trainer.launch.costs import Costs, read_training, run_costs
 from trainer.launch.environment import describe_environment
@@ -154,12 +162,12 @@ def _check_target(to: str) -> None:
         raise UserError(f"{to}: there is no folder {folder}; make it first")
     if is_folder(to):
         raise UserError(f"{to} is a folder; give a file, such as {to.rstrip('/')}/runs.html")
+    if not is_file(to):
+        return
     try:
         start = read_bytes(to)[:1000].decode(errors="replace")
-    except FileNotFoundError:
-        return
     except OSError as error:
-        raise UserError(f"{to}: {error.strerror or error}") from None
+        raise UserError(f"{to}: {reason(error)}") from None
     if f'<meta name="generator" content="{GENERATOR}">' not in start:
         raise UserError(f"{to} is there and not a page of `{GENERATOR}`; choose another file")
 
@@ -330,7 +338,7 @@ def _metric_groups(runs: Sequence[FinishedRun]) -> list[pages.MetricGroup]:
     shared = len(runs) > 1 and all(part == histograms[0] for part in histograms)
     parts: list[tuple[str, Mapping[str, Any]]] = []
     if shared:
-        parts.append(("all runs", {"color_histogram": histograms[0]}))
+        parts.append(("all of these", {"color_histogram": histograms[0]}))
     for run in runs:
         left_out = {"color_histogram"} if shared else set()
         parts.append((run.name, {k: v for k, v in run.evaluation.items() if k not in left_out}))
