@@ -274,6 +274,14 @@ def test_another_component_by_override_drops_only_what_the_file_set_for_the_old_
     assert message.startswith("x.cnf:4: unknown key 'loss.fom'")
 
 
+def test_a_data_set_that_follows_from_train_csv_is_replaced_like_one_that_is_named(configs):
+    text = 'model_id="small"\nloss="hinge_loss"\ntrain_csv="a.csv"\ndataset.images="y.zip"\n'
+    assert configs.load(text).parameters["dataset"]["images"] == "y.zip"
+    other = configs.load(text, "dataset=items", "train_csv=")
+    assert other.parameters["dataset"] == {"file": "items.csv"}
+    assert "dataset.images" in fails(configs, text, "dataset=items", "dataset.images=z.zip")
+
+
 def test_length_in_steps_and_in_epochs(configs):
     steps = configs.load(SMALL + "steps=9\n")
     assert (steps.steps, steps.train_epochs) == (9, None)

@@ -419,6 +419,8 @@ class _Resolver:
             return []
         named = self.written.get(key)
         name = named.value if named else options.parameters_of(JobConfig)[key].default
+        if kind == "dataset" and not name:
+            name = "triplets" if "train_csv" in self.written else "items"
         component = registry.components(kind).get(str(name))
         return list(component.parameters) if component else []
 

@@ -1,0 +1,158 @@
+"""Every job config: the values of MILDNet's 25, and that each trains, exports, indexes, searches.
+
+A config joins by being in `job_configs`. Jobs are made small by what anyone can set: pictures of
+the least size, narrow layers, two steps on a few generated pictures.
+"""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from trainer.config import JobConfig, components
+from trainer.config.settings import Settings
+from trainer.launch import job
+from trainer.launch.picker import find, find_configs
+from trainer.launch.run_folder import RunFolder
+from trainer.launch.searching import search_images
+from trainer.models.shallow import SHALLOW
+from trainer.models.trunks.assemble import parse_trunk
+from trainer.serving.embedder import Embedder
+
+CONFIGS = {choice.full_name: choice.path for choice in find_configs(Path("job_configs"))}
+
+# As published: folder, config, model_id, loss, epochs, triplets in a batch, learning rate.
+PUBLISHED = [
+    ("", "alexnet", "alexnet", "hinge_loss", 20, 32, 0.001),
+    ("", "mildnet", "mildnet_vgg16", "contrastive_loss", 30, 16, 0.001),
+    ("", "ranknet", "ranknet", "contrastive_loss", 30, 16, 0.001),
+    ("", "vanila_vgg16", "vanila_vgg16", "hinge_loss", 8, 16, 0.001),
+    ("", "visnet", "visnet_model", "hinge_loss", 20, 16, 0.001),
+    ("", "visnet-lrn2d", "visnet_lrn2d_model", "hinge_loss", 20, 16, 0.001),
+    ("ablation_study", "skip_1", "mildnet_vgg16_skip_1", "hinge_loss", 20, 32, 0.001),
+    ("ablation_study", "skip_2", "mildnet_vgg16_skip_2", "hinge_loss", 20, 32, 0.001),
+    ("ablation_study", "skip_3", "mildnet_vgg16_skip_3", "hinge_loss", 20, 32, 0.001),
+    ("ablation_study", "skip_4", "mildnet_vgg16_skip_4", "hinge_loss", 20, 16, 0.001),
+    ("low_features", "512_512", "mildnet_512_512", "hinge_loss", 20, 16, 0.001),
+    ("low_features", "1024_512", "mildnet_1024_512", "hinge_loss", 20, 16, 0.001),
+    ("low_features", "512_no_dropout", "mildnet_512_no_dropout", "hinge_loss", 20, 16, 0.0001),
+    ("other_losses", "hinge_new", "mildnet_vgg16", "hinge_new_loss", 18, 16, 0.0001),
+    ("other_losses", "angular_1", "mildnet_vgg16", "angular_loss_1", 6, 16, 0.001),
+    ("other_losses", "angular_2", "mildnet_vgg16", "angular_loss_2", 6, 16, 0.001),
+    ("other_losses", "contrastive", "mildnet_vgg16", "contrastive_loss", 8, 16, 0.001),
+    ("other_losses", "lossless", "mildnet_vgg16", "lossless_loss", 6, 16, 0.001),
+    ("other_variants", "without_skip", "mildnet_without_skip", "hinge_loss", 8, 16, 0.001),
+    ("other_variants", "without_skip_big", "mildnet_without_skip_big", "hinge_loss", 12, 16, 0.001),
+    ("other_variants", "vgg19", "mildnet_vgg19", "contrastive_loss", 20, 16, 0.001),
+    ("other_variants", "vgg16_big", "mildnet_vgg16_big", "hinge_loss", 8, 16, 0.001),
+    ("other_variants", "mobilenet", "mildnet_mobilenet", "hinge_loss", 20, 16, 0.001),
+    ("other_variants", "all_trainable", "mildnet_all_trainable", "hinge_loss", 20, 32, 0.001),
+    ("other_variants", "cropped", "mildnet_vgg16", "hinge_loss", 20, 16, 0.0001),
+]
+
+
+def full_name(folder: str, name: str) -> str:
+    return f"mildnet_{folder}/mildnet_{name}" if folder else name
+
+
+def load(name: str, *overrides: str) -> JobConfig:
+    return JobConfig.load(CONFIGS[name], overrides, Settings({}))
+
+
+@pytest.mark.parametrize(("folder", "name", "model_id", "loss", "epochs", "batch", "lr"), PUBLISHED)
+def test_a_config_has_the_published_values(folder, name, model_id, loss, epochs, batch, lr):
+    config = load(full_name(folder, name))
+    assert (config.model_id, config.loss) == (model_id, loss)
+    assert (config.train_epochs, config.batch_size, config.lr) == (epochs, batch, lr)
+    assert config.optimizer == ("rms" if name == "vgg16_big" else "mo")
+    assert config.image_size == (227 if name == "alexnet" else 224)
+    assert (config.dataset, config.sampler, config.augment) == ("triplets", "triplets", "mildnet")
+    if name == "cropped":
+        assert (config.train_csv, config.val_csv, config.parameters["dataset"]["images"]) == (
+            "tops_cropped_train.csv", "tops_cropped_val_full.csv", "tops_cropped.zip",
+        )  # fmt: skip
+    else:
+        assert config.train_csv == "tops_train_shuffle.csv"
+        assert config.val_csv == "tops_val_full.csv"
+    if config.optimizer == "mo":
+        assert config.parameters["optimizer"] == {
+            "momentum": 0.9, "nesterov": True, "weight_decay": 0.0,
+        }  # fmt: skip
+
+
+def test_the_published_configs_are_all_there_and_found_by_their_bare_names():
+    names = {full_name(*row[:2]) for row in PUBLISHED}
+    assert len(names) == 25
+    assert names <= set(CONFIGS)
+    choices = find_configs(Path("job_configs"))
+    for folder, name, *_ in PUBLISHED:
+        full = full_name(folder, name)
+        assert find(full.rsplit("/", 1)[-1], choices) == CONFIGS[full]
+
+
+def small(name: str) -> list[str]:
+    """Return what makes the job of a config small."""
+    config = load(name)
+    model = config.parameters["model"]
+    trunk, _ = parse_trunk(model["trunk"])
+    sizes = [32, int(trunk.tags["minimum"])]
+    if model["shallow"] != "none":
+        sizes.append(SHALLOW[model["shallow"]].minimum)
+    overrides = {
+        "model.weights": "none",
+        "model.hidden": ",".join("8" for _ in model["hidden"]),
+        "model.embedding_dim": 8 if model["embedding_dim"] else "none",
+        "image_size": max(sizes),
+        "dataset": "synthetic",
+        "dataset.classes": 12,
+        "dataset.views": 4,
+        "dataset.size": 32,
+        "train_csv": "",
+        "val_csv": "",
+        # What these are does not follow from the data set that takes the place of the config's.
+        "augment": config.augment,
+        "sampler": "random_triplets" if config.sampler == "triplets" else config.sampler,
+        "batch_size": 4,
+        "steps": 2,
+        "trackers": "csv",
+        "train.log_every": 1,
+        "train.verify": "none",
+    }
+    if config.sampler == "classes_per_batch":
+        overrides["sampler.images_per_class"] = 2
+    if config.parameters["schedule"]["warmup_steps"]:
+        overrides["schedule.warmup_steps"] = 1
+    return [f"{key}={value}" for key, value in overrides.items()]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_trains_exports_indexes_and_searches(name, pictures, tmp_path):
+    config = load(name, *small(name), f"data_path={pictures}")
+    result = job.run(config, run_dir=str(tmp_path / "run"))
+    folder = Path(result.run_dir)
+    assert result.steps == 2
+    losses = [float(row["loss"]) for row in csv.DictReader((folder / "training.csv").open())]
+    assert losses
+    assert all(math.isfinite(loss) for loss in losses)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    for stage in ("untrained", "color_histogram", "trained"):
+        assert 0 <= evaluation[stage]["metrics"]["recall_at_1"] <= 1
+    assert json.loads((folder / "neighbours.json").read_text())
+    if config.parameters["model"]["embedding_dim"]:
+        assert Embedder(folder / "model").dim == 8
+
+    queries = sorted(str(path) for path in pictures.rglob("*.jpg"))[:2]
+    found = search_images(RunFolder.open(result.run_dir), queries, 3)
+    assert [row["query"] for row in found] == [query for query in queries for _ in range(3)]
+    assert JobConfig.load(folder / "config.cnf", settings=Settings({})) == config
+
+
+def test_every_model_of_the_project_has_a_config():
+    used = {load(name).model_id for name in CONFIGS}
+    assert used >= {row[2] for row in PUBLISHED}
+    released = {
+        name for name, component in components("model").items() if component.released is not None
+    }
+    assert released <= used
