@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Make data sets to train on.")
 app.add_typer(data, name="data")
+convert = typer.Typer(no_args_is_help=True, help="Make runs of weights from elsewhere.")
+app.add_typer(convert, name="convert")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder of a finished job.")]
 Json = Annotated[
@@ -299,6 +301,28 @@ def fashion_mnist(
 
     prepare(str(to), None if source is None else str(source), limit=limit)
     Console(highlight=False).print(f"data set in {to}")
+
+
+@convert.command("mildnet-h5")
+@one_line_errors
+def mildnet_h5(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="weights-improvement-*.h5 or model.h5.")
+    ],
+    model_id: Annotated[str, typer.Option(metavar="NAME", help="The model that was trained.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Into the run's config; repeatable."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a run of weights that MILDNet's own code saved (tf.keras 1.10, HDF5)."""
+    summary.quiet_tensorflow()
+    from trainer.launch.converting import convert_mildnet_h5
+
+    convert_mildnet_h5(file, model_id, to, overrides or [])
+    Console(highlight=False).print(f"run in {to}")
 
 
 def _write_json(path: Path | None, values: Any) -> None:
