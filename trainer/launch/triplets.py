@@ -475,9 +475,13 @@ def _drawn(
             depth=options.depths.high,
             **shared,  # type: ignore[arg-type]
         )
+    queries, members = _parts(table, rows, options)
+    _, gallery = _parts(table, np.arange(len(table)), options)
     return from_likeness(
         vectors,
-        *_parts(table, rows, options),
+        queries,
+        gallery,
+        members=members,
         categories=table.category,
         depths=options.depths,
         **shared,  # type: ignore[arg-type]
@@ -526,7 +530,7 @@ def _draw(
 
     def shown(row: int) -> Picture:
         known = table.category[row] if options.unlabelled else table.label_names[table.label[row]]
-        return Picture(str(table.path[row]), known or None, table.box[row])
+        return Picture(str(table.path[row]), known or None)  # whole, as training sees it
 
     sheets = []
     for name, kind in (("in-class", True), ("out-of-class", False)):

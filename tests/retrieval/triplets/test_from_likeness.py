@@ -184,3 +184,25 @@ def test_more_agreement_than_scorers_is_refused():
     rows = np.arange(90)
     with pytest.raises(UserError, match=r"4 scorers have to agree, and there are 3 \(a, b, c\)"):
         from_likeness(scorers, rows, rows, depths=Depths(agree=4))
+
+
+def test_a_part_is_judged_by_the_lists_of_the_whole():
+    scorers, group = scene(120, blur=0.5)
+    rows, part = np.arange(120), np.arange(0, 120, 3)
+    triplets = from_likeness(scorers, part, rows, members=part, depths=DEPTHS)
+    assert len(triplets) > 10
+    assert set(triplets.rows.ravel()) <= set(part.tolist())
+    for (anchor, positive, negative), in_class in zip(
+        triplets.rows.tolist(), triplets.in_class, strict=True
+    ):
+        positives, inside, beyond = oracle(scorers, anchor, range(120), DEPTHS)
+        assert positive in positives
+        assert negative in (inside if in_class else beyond)
+    categories = np.array([f"c{g % 3}" for g in group], object)
+    triplets = from_likeness(
+        scorers, part, rows, members=part, categories=categories, depths=DEPTHS
+    )
+    assert set(triplets.rows.ravel()) <= set(part.tolist())
+    kinds = categories[triplets.rows]
+    assert ((kinds[:, 0] == kinds[:, 2]) == triplets.in_class).all()
+    assert (kinds[:, 0] == kinds[:, 1]).all()

@@ -55,6 +55,7 @@ def from_likeness(
     queries: np.ndarray,
     gallery: np.ndarray,
     *,
+    members: np.ndarray | None = None,
     categories: np.ndarray | None = None,
     depths: Depths | None = None,
     per_anchor: int = 2,
@@ -72,7 +73,10 @@ def from_likeness(
     Args:
         scorers: scorer -> (M, D) float32 from :func:`.lists.whole_numbers`, M above every row.
         queries: (Q,) rows that are anchors, each once.
-        gallery: (G,) rows that may be positives and negatives, each once.
+        gallery: (G,) rows that are listed, each once.
+        members: rows of the gallery that may be positives and negatives; default all. Others keep
+            their places in the lists, so that a part of a catalogue, such as that for validation,
+            is judged by what the whole of it looks like.
         categories: (M,) text; None or all equal: no categories.
         depths: places in the lists; default :class:`Depths`.
         per_anchor: triplets of each anchor, at least 1.
@@ -85,11 +89,15 @@ def from_likeness(
     """
     depths = depths or Depths()
     drawing = Drawing(per_anchor, in_class_share, seed)
-    parts = _parts(scorers, queries, gallery, categories, depths, threads)
+    member = np.ones(_length(scorers), bool)
+    if members is not None:
+        member[:] = False
+        member[members] = True
+    parts = _parts(scorers, queries, gallery, categories, depths, threads, member)
     with bar("drawing triplets", len(queries)) as advance:
         for lists, elsewhere in parts:
             for number in range(len(lists.queries)):
-                _add(drawing, lists, number, elsewhere, depths)
+                _add(drawing, lists, number, elsewhere, depths, member)
             advance(len(lists.queries))
     return drawing.triplets()
 
@@ -129,11 +137,12 @@ def held_out(
     depths = depths or Depths()
     count = round(share * len(np.union1d(queries, gallery)))
     order = np.random.default_rng([seed, DIVIDE_STREAM]).permutation(np.sort(queries))
+    everything = np.ones(_length(scorers), bool)
     taken: dict[int, None] = {}
     for low in range(0, len(order), DIVIDE_AT_ONCE):
         positives: dict[int, np.ndarray] = {}
         some = order[low : low + DIVIDE_AT_ONCE]
-        for lists, _ in _parts(scorers, some, gallery, categories, depths, threads):
+        for lists, _ in _parts(scorers, some, gallery, categories, depths, threads, everything):
             for number, row in enumerate(lists.queries.tolist()):
                 positives[row] = _candidates(lists.items[:, number], depths)[0]
         for row in some.tolist():
@@ -144,13 +153,24 @@ def held_out(
     return np.array(sorted(taken), np.int64)
 
 
+def _length(scorers: Mapping[str, np.ndarray]) -> int:
+    return max((len(vectors) for vectors in scorers.values()), default=0)
+
+
 def _add(
-    drawing: Drawing, lists: Lists, number: int, elsewhere: _Elsewhere, depths: Depths
+    drawing: Drawing,
+    lists: Lists,
+    number: int,
+    elsewhere: _Elsewhere,
+    depths: Depths,
+    member: np.ndarray,
 ) -> None:
     """Add the triplets of the anchor with the given place in `lists`."""
     anchor = int(lists.queries[number])
     random = drawing.random(anchor)
-    positives, in_class = _candidates(lists.items[:, number], depths)
+    positives, in_class = (
+        rows[member[rows]] for rows in _candidates(lists.items[:, number], depths)
+    )
 
     def negative(positive: int, wanted: bool) -> int | None:
         if not wanted:
@@ -191,8 +211,8 @@ class _Elsewhere:
         if self._hole is not None:
             place = outside(random, 0, len(self._gallery), [self._hole])
             return None if place is None else int(self._gallery[place])
-        if np.isneginf(least).any():
-            return None  # a list holds everything
+        if np.isneginf(least).any() or not len(self._gallery):
+            return None  # a list holds everything, or there is nothing to draw from
         for _ in range(TRIES):
             row = int(random.choice(self._gallery))
             if row != anchor and self._beyond(anchor, np.array([row]), least)[0]:
@@ -215,6 +235,7 @@ def _parts(
     categories: np.ndarray | None,
     depths: Depths,
     threads: int | None,
+    member: np.ndarray,
 ) -> Iterator[tuple[Lists, _Elsewhere]]:
     """Yield the lists of all queries, category by category, and where else to draw from."""
     if depths.agree > len(scorers):
@@ -225,15 +246,16 @@ def _parts(
     queries, gallery = np.sort(queries), np.sort(gallery)
     names = np.zeros(0, str) if categories is None else categories.astype(str)
     if categories is None or len(np.unique(names[gallery])) < 2:
-        elsewhere = _Elsewhere(scorers, gallery, None)
+        elsewhere = _Elsewhere(scorers, gallery[member[gallery]], None)
         for lists in nearest_lists(scorers, queries, gallery, depths.high, threads=threads):
             yield lists, elsewhere
         return
-    gallery = gallery[np.argsort(names[gallery], kind="stable")]
-    sorted_names = names[gallery]
+    drawn = gallery[member[gallery]]
+    drawn = drawn[np.argsort(names[drawn], kind="stable")]
+    ordered = names[drawn]
     for name in np.unique(names[queries]):
-        low, high = (int(np.searchsorted(sorted_names, name, side)) for side in ("left", "right"))
-        elsewhere = _Elsewhere(scorers, gallery, (low, high))
-        mine, inside = queries[names[queries] == name], np.sort(gallery[low:high])
+        low, high = (int(np.searchsorted(ordered, name, side)) for side in ("left", "right"))
+        elsewhere = _Elsewhere(scorers, drawn, (low, high))
+        mine, inside = queries[names[queries] == name], gallery[names[gallery] == name]
         for lists in nearest_lists(scorers, mine, inside, depths.high, threads=threads):
             yield lists, elsewhere
