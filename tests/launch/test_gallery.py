@@ -21,7 +21,8 @@ from trainer.models.shallow import SHALLOW
 from trainer.models.trunks.assemble import parse_trunk
 from trainer.serving.embedder import Embedder
 
-CONFIGS = {choice.full_name: choice.path for choice in find_configs(Path("job_configs"))}
+CHOICES = find_configs(Path(__file__).resolve().parents[2] / "job_configs")
+CONFIGS = {choice.full_name: choice.path for choice in CHOICES}
 
 # As published: folder, config, model_id, loss, epochs, triplets in a batch, learning rate.
 PUBLISHED = [
@@ -86,10 +87,9 @@ def test_the_published_configs_are_all_there_and_found_by_their_bare_names():
     names = {full_name(*row[:2]) for row in PUBLISHED}
     assert len(names) == 25
     assert names <= set(CONFIGS)
-    choices = find_configs(Path("job_configs"))
     for folder, name, *_ in PUBLISHED:
         full = full_name(folder, name)
-        assert find(full.rsplit("/", 1)[-1], choices) == CONFIGS[full]
+        assert find(full.rsplit("/", 1)[-1], CHOICES) == CONFIGS[full]
 
 
 def small(name: str) -> list[str]:
@@ -127,9 +127,17 @@ def small(name: str) -> list[str]:
     return [f"{key}={value}" for key, value in overrides.items()]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_trains_exports_indexes_and_searches(name, pictures, tmp_path):
-    config = load(name, *small(name), f"data_path={pictures}")
+#: One whose embedding is a map that is neither pooled nor normalised.
+RELEASED = ("vanila_vgg16", ("model.fidelity=released", "loss.fidelity=released"))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [*((name, ()) for name in CONFIGS), RELEASED],
+    ids=[*CONFIGS, f"{RELEASED[0]} as released"],
+)
+def test_a_config_trains_exports_indexes_and_searches(name, overrides, pictures, tmp_path):
+    config = load(name, *small(name), *overrides, f"data_path={pictures}")
     result = job.run(config, run_dir=str(tmp_path / "run"))
     folder = Path(result.run_dir)
     assert result.steps == 2
