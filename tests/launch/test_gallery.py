@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trainer.config import JobConfig, components
 from trainer.config.settings import Settings
@@ -90,6 +91,15 @@ def test_the_published_configs_are_all_there_and_found_by_their_bare_names():
     for folder, name, *_ in PUBLISHED:
         full = full_name(folder, name)
         assert find(full.rsplit("/", 1)[-1], CHOICES) == CONFIGS[full]
+
+
+def test_the_machine_that_a_config_names_is_described():
+    for name in CONFIGS:
+        machine = load(name).config
+        if machine:
+            (pool,) = yaml.safe_load(Path(machine).read_text())["workerPoolSpecs"]
+            assert pool["replicaCount"] == 1
+            assert pool["machineSpec"]["acceleratorCount"] == 1
 
 
 def small(name: str) -> list[str]:
