@@ -247,6 +247,8 @@ def test_fidelity_of_a_saved_config_can_be_overridden(configs):
     saved = released.to_cnf()
     assert configs.load(saved) == released
     assert configs.load(saved).fingerprint() == released.fingerprint()
+    assert "model.widths" not in saved
+    assert 'model.widths="8"' in released.to_cnf(origins=True)
     corrected = configs.load(saved, "model.fidelity=corrected")
     assert corrected.build("model", 64) == (64, (16, 32), None, "mine", ())
     assert corrected.fingerprint() != released.fingerprint()

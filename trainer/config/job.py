@@ -175,7 +175,13 @@ class JobConfig:
             raise UserError(f"{self._where(key)}{key}: {' '.join(str(error).split())}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all keys with their values, ready for JSON; :meth:`from_mapping` reads it back."""
+        """Return all keys with their values, ready for JSON; :meth:`from_mapping` reads it back.
+
+        What a component's `fidelity` decides is left to it, as far as nothing else was set.
+        """
+        return self._to_dict(implied=False)
+
+    def _to_dict(self, *, implied: bool) -> dict[str, Any]:
         values: dict[str, Any] = {}
         kinds = {key: kind for kind, key in COMPONENT_KEYS.items()}
         for key in options.parameters_of(JobConfig):
@@ -184,23 +190,23 @@ class JobConfig:
                 continue
             values[key] = list(value) if isinstance(value, tuple) else value
             if key in kinds:
-                self._add_parameters(values, kinds[key])
+                self._add_parameters(values, kinds[key], implied)
             if key == "trackers":
                 for tracker in self.trackers:
-                    self._add_parameters(values, f"tracker.{tracker}")
+                    self._add_parameters(values, f"tracker.{tracker}", implied)
         for key, value in dataclasses.asdict(self.training).items():
             values[f"train.{key}"] = value
         return values
 
-    def _add_parameters(self, values: dict[str, Any], prefix: str) -> None:
+    def _add_parameters(self, values: dict[str, Any], prefix: str, implied: bool) -> None:
         parameters = self.parameters.get(prefix, {})
-        implied = self._implied(prefix, parameters)
+        left_out = {} if implied else self._implied(prefix, parameters)
         for key, value in parameters.items():
             # Written once, as the flat key, so that overriding that key of a saved config works.
             if prefix == "dataset" and key in _CSV_KEYS and value == getattr(self, key):
                 continue
             # The same for what `fidelity` decides.
-            if key in implied and value == implied[key]:
+            if key in left_out and value == left_out[key]:
                 continue
             values[f"{prefix}.{key}"] = list(value) if isinstance(value, tuple) else value
 
@@ -216,9 +222,10 @@ class JobConfig:
         """Return the effective config as a `.cnf` text; loading it gives an equal config.
 
         Args:
-            origins: add to each line a comment that says where the value comes from.
+            origins: for readers: add to each line a comment that says where the value comes from,
+                and write what `fidelity` decides, too.
         """
-        values = self.to_dict()
+        values = self._to_dict(implied=origins)
         return cnf.write(values, {k: self.origin(k) for k in values} if origins else None)
 
     def origin(self, key: str) -> str:
