@@ -136,6 +136,7 @@ def _config(files: dict[str, Any], seed: int, steps: int) -> JobConfig:
         "sampler": "triplets",
         "sampler.shuffle": "true",
         "batch_size": 32,
+        "augment": "standard",
         "train_epochs": "",
         "steps": steps,
         "seed": seed,
