@@ -237,12 +237,17 @@ class Dropout(keras.layers.Layer):
         # Made here, not in the constructor, for the layer's name to be part of the path.
         self.random = keras.random.SeedGenerator(self.seed, name="random")
 
+    def noise_shape(self, rows: Any, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the shape of the noise for a global batch of `rows`, each of shape `rest`."""
+        return (rows, *rest)
+
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training or self.rate == 0:
             return inputs
         replica, replicas = _replica()
         rows, *rest = ops.shape(inputs)
-        noise = keras.random.uniform((replicas * rows, *rest), seed=self.random)
+        shape = self.noise_shape(replicas * rows, tuple(rest))
+        noise = keras.random.uniform(shape, seed=self.random)
         if replicas > 1:
             noise = noise[replica * rows : (replica + 1) * rows]
         keep = ops.cast(noise >= self.rate, inputs.dtype)

@@ -15,7 +15,7 @@ from trainer.config import Component, UserError, get
 from trainer.models import TRUNK
 
 #: Endings of PyTorch checkpoints.
-CHECKPOINTS = (".pth", ".pt")
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
 
 def parse_trunk(trunk: str) -> tuple[Component, dict[str, Any]]:

@@ -1,0 +1,61 @@
+"""Inputs of the Swin V2 goldens: the same where they are made and where they are compared."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+#: Name -> arguments of Hugging Face's Swinv2Config.
+CASES = {
+    "plain": {
+        "image_size": 64, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
+        "window_size": 4,
+    },
+    # A map of 15 x 15 tokens in windows of 6, then 8 x 8, then 4 x 4 (a window of 3, as published).
+    "padded": {
+        "image_size": 60, "embed_dim": 16, "depths": [2, 2, 2], "num_heads": [2, 4, 4],
+        "window_size": 6,
+    },
+    "last stage smaller than the window": {
+        "image_size": 64, "embed_dim": 16, "depths": [2, 2, 2], "num_heads": [2, 4, 4],
+        "window_size": 8,
+    },
+    "pretrained windows": {
+        "image_size": 96, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
+        "window_size": 6, "pretrained_window_sizes": [4, 3],
+    },
+    # No multiple of the patch, nor of two, nor of the window.
+    "odd": {
+        "image_size": 50, "embed_dim": 16, "depths": [2, 2, 2], "num_heads": [2, 4, 4],
+        "window_size": 4,
+    },
+}  # fmt: skip
+
+
+def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return random numbers (float32) that follow from the name alone."""
+    return np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape).astype(np.float32)
+
+
+def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a weight by Hugging Face's name, with nothing at its initial value.
+
+    One head has a logit scale of 5, above the 4.6 at which it is cut off; with all of them there,
+    the rounding of the first layers would grow a hundredfold on the way to the last.
+    """
+    values = 0.3 * draw(name, shape)
+    if name.endswith("logit_scale"):
+        values += 2.0
+        if ".layers.0.blocks.0." in name:
+            values[0] = 5.0
+        return values
+    if "norm" in name and name.endswith("weight"):
+        return values + 1.0
+    return values
+
+
+def pictures(case: str) -> np.ndarray:
+    """Return two pictures (2, H, W, 3)."""
+    size = CASES[case]["image_size"]
+    return draw(f"pictures of {case}", (2, size, size, 3))

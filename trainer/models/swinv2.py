@@ -1,0 +1,330 @@
+"""Swin Transformer V2: windows of tokens that attend to each other, shifted from block to block."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from trainer.models.layers import Dropout, Residual
+
+EPSILON = 1e-5
+#: Squared length of a vector that counts as zero.
+LEAST = 1e-24
+#: Logarithm of the largest factor on a cosine.
+LOG_MOST = math.log(100.0)
+#: Added to the scores of tokens that only the shift has brought into one window.
+APART = -100.0
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class DropPath(Dropout):
+    """Stochastic depth: a share of the rows of a batch pass a residual branch by.
+
+    What is left is scaled up to make up for it. The rows are drawn as :class:`Dropout` draws its
+    noise: N replicas drop what one device drops.
+
+    Args:
+        rate: share of the rows, at least 0, below 1.
+        seed: start of the random state; drawn from Keras' global seed if None.
+
+    Huang et al.: Deep networks with stochastic depth, 2016, arXiv 1603.09382.
+    """
+
+    def noise_shape(self, rows: Any, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return one number a row."""
+        return (rows, *(1 for _ in rest))
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class WindowAttention(keras.layers.Layer):
+    """Scaled cosine attention among the tokens of each window, with a continuous position bias.
+
+    softmax(s cos(q, k) + 16 sigmoid(b)) v; s is learned for each head and at most 100, b comes from
+    a two-layer net on the log-spaced distance of two tokens, in units of the window (or of the
+    window that the weights were trained with). Keys have no bias.
+
+    Args:
+        heads: number of heads; divides the channels.
+        window: height and width of a window, in tokens.
+        shift: by how many tokens the windows are moved down and to the right, 0 for none.
+        pretrained_window: side of the windows that the weights were trained with, 0 for `window`.
+
+    Maps (B, H, W, C) to (B, H, W, C). A map that is no multiple of the window is padded with zeros
+    below and on the right.
+
+    Raises:
+        ValueError: a window or a number of heads below 1, or channels that the heads cannot share.
+
+    Liu et al.: Swin Transformer V2, 2022, arXiv 2111.09883.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        window: tuple[int, int],
+        shift: tuple[int, int] = (0, 0),
+        pretrained_window: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.window = (int(window[0]), int(window[1]))
+        self.shift = (int(shift[0]), int(shift[1]))
+        self.pretrained_window = pretrained_window
+        if min(self.window) < 1 or heads < 1:
+            raise ValueError(f"a window of {window} and {heads} heads: both must be above 0")
+
+    def build(self, input_shape: Any) -> None:
+        channels = int(input_shape[-1])
+        if channels % self.heads:
+            raise ValueError(f"{channels} channels cannot be shared by {self.heads} heads")
+        policy = self.dtype_policy
+
+        def dense(width: int, name: str, *, bias: bool = True, source: int = channels) -> Any:
+            layer = keras.layers.Dense(width, use_bias=bias, name=name, dtype=policy)
+            layer.build((None, source))
+            return layer
+
+        self.query = dense(channels, "query")
+        self.key = dense(channels, "key", bias=False)
+        self.value = dense(channels, "value")
+        self.project = dense(channels, "project")
+        self.position_hidden = keras.layers.Dense(
+            512, activation="relu", name="position_hidden", dtype="float32"
+        )
+        self.position_hidden.build((None, 2))
+        self.position_bias = keras.layers.Dense(
+            self.heads, use_bias=False, name="position_bias", dtype="float32"
+        )
+        self.position_bias.build((None, 512))
+        self.logit_scale = self.add_weight(
+            shape=(self.heads, 1, 1),
+            initializer=keras.initializers.Constant(math.log(10.0)),
+            name="logit_scale",
+            dtype="float32",
+        )
+        self.coordinates, self.pairs = relative_positions(self.window, self.pretrained_window)
+
+    def call(self, tokens: Any) -> Any:
+        _, height, width, _ = tokens.shape
+        down, right = -height % self.window[0], -width % self.window[1]
+        if down or right:
+            tokens = ops.pad(tokens, ((0, 0), (0, down), (0, right), (0, 0)))
+        if any(self.shift):
+            tokens = ops.roll(tokens, (-self.shift[0], -self.shift[1]), axis=(1, 2))
+        tokens = self._attend(tokens)
+        if any(self.shift):
+            tokens = ops.roll(tokens, self.shift, axis=(1, 2))
+        if down or right:
+            tokens = tokens[:, :height, :width]
+        return tokens
+
+    def _attend(self, tokens: Any) -> Any:
+        _, height, width, channels = tokens.shape
+        # By name, as -1 cannot be worked out for an empty batch.
+        batch = ops.shape(tokens)[0]
+        rows, columns = height // self.window[0], width // self.window[1]
+        place = self.window[0] * self.window[1]
+        size = channels // self.heads
+
+        def split(values: Any) -> Any:
+            """(B, H, W, C) -> (B, windows, heads, tokens, C / heads)."""
+            values = ops.reshape(
+                values, (batch, rows, self.window[0], columns, self.window[1], self.heads, size)
+            )
+            values = ops.transpose(values, (0, 1, 3, 5, 2, 4, 6))
+            return ops.reshape(values, (batch, rows * columns, self.heads, place, size))
+
+        query, key = unit(split(self.query(tokens))), unit(split(self.key(tokens)))
+        # Cosines and their softmax in float32: up to 100 times a cosine is more than half holds.
+        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+        scores = scores * ops.exp(ops.minimum(ops.cast(self.logit_scale, "float32"), LOG_MOST))
+        bias = self.position_bias(self.position_hidden(ops.convert_to_tensor(self.coordinates)))
+        bias = ops.take(bias, ops.convert_to_tensor(self.pairs.reshape(-1)), axis=0)
+        bias = ops.transpose(ops.reshape(bias, (place, place, self.heads)), (2, 0, 1))
+        scores = scores + 16.0 * ops.sigmoid(bias)
+        if any(self.shift):
+            mask = shift_mask(height, width, self.window, self.shift)
+            scores = scores + ops.convert_to_tensor(mask)[:, None]
+        weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
+        values = ops.matmul(weights, split(self.value(tokens)))
+        values = ops.reshape(
+            values, (batch, rows, columns, self.heads, self.window[0], self.window[1], size)
+        )
+        values = ops.transpose(values, (0, 1, 4, 2, 5, 3, 6))
+        return self.project(ops.reshape(values, (batch, height, width, channels)))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "window": self.window,
+            "shift": self.shift,
+            "pretrained_window": self.pretrained_window,
+        }
+
+
+def unit(vectors: Any) -> Any:
+    """Return vectors of unit length in float32; one of zero length stays so, without a gradient.
+
+    Keys of the padding are zero, as keys have no bias; in float16 their slope would be infinite.
+    """
+    vectors = ops.cast(vectors, "float32")
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.where(squares > LEAST, ops.rsqrt(ops.maximum(squares, LEAST)), 0.0)
+
+
+def relative_positions(
+    window: tuple[int, int], pretrained_window: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-spaced distances of two tokens of a window, and which distance each pair has.
+
+    Args:
+        window: height and width, in tokens.
+        pretrained_window: side that counts as the unit; 0 for `window` itself.
+
+    Returns:
+        float32 ((2h - 1)(2w - 1), 2), from -8..8 log-spaced to -1.06..1.06 (beyond if the window
+        has grown since), and int32 (h w, h w) into it.
+    """
+    h, w = window
+    grid = np.meshgrid(np.arange(1 - h, h), np.arange(1 - w, w), indexing="ij")
+    whole = np.array([pretrained_window - 1] * 2 if pretrained_window else [h - 1, w - 1])
+    table = 8 * np.stack(grid, axis=-1).reshape(-1, 2) / np.maximum(whole, 1)
+    table = np.sign(table) * np.log2(np.abs(table) + 1) / np.log2(8)
+    y, x = (axis.reshape(-1) for axis in np.meshgrid(np.arange(h), np.arange(w), indexing="ij"))
+    down, right = y[:, None] - y[None] + h - 1, x[:, None] - x[None] + w - 1
+    return table.astype(np.float32), (down * (2 * w - 1) + right).astype(np.int32)
+
+
+def shift_mask(
+    height: int, width: int, window: tuple[int, int], shift: tuple[int, int]
+) -> np.ndarray:
+    """Return what is added to the scores: APART where the shift has joined two far ends of a map.
+
+    Returns:
+        float32 (windows, tokens, tokens).
+    """
+
+    def region(side: int, part: int, moved: int) -> np.ndarray:
+        place = np.arange(side)
+        return (place >= side - part).astype(int) + ((place >= side - moved) & (moved > 0))
+
+    areas = 3 * region(height, window[0], shift[0])[:, None] + region(width, window[1], shift[1])
+    areas = areas.reshape(height // window[0], window[0], width // window[1], window[1])
+    areas = areas.transpose(0, 2, 1, 3).reshape(-1, window[0] * window[1])
+    return np.where(areas[:, :, None] == areas[:, None], 0.0, APART).astype(np.float32)
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class PatchMerging(keras.layers.Layer):
+    """Join each 2 x 2 tokens to one of twice the channels: linear, then layer normalisation.
+
+    Maps (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2 C).
+    """
+
+    def build(self, input_shape: Any) -> None:
+        channels = int(input_shape[-1])
+        self.reduction = keras.layers.Dense(
+            2 * channels, use_bias=False, name="reduction", dtype=self.dtype_policy
+        )
+        self.reduction.build((None, 4 * channels))
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=EPSILON, name="norm", dtype=self.dtype_policy
+        )
+        self.norm.build((None, 2 * channels))
+
+    def call(self, tokens: Any) -> Any:
+        _, height, width, _ = tokens.shape
+        if height % 2 or width % 2:
+            tokens = ops.pad(tokens, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        corners = [tokens[:, y::2, x::2] for x in (0, 1) for y in (0, 1)]
+        return self.norm(self.reduction(ops.concatenate(corners, axis=-1)))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        rows, height, width, channels = input_shape
+        return (rows, -(-height // 2), -(-width // 2), 2 * channels)
+
+
+def build_swinv2(
+    images: Any,
+    *,
+    embed_dim: int,
+    depths: tuple[int, ...],
+    heads: tuple[int, ...],
+    window: int,
+    pretrained_windows: tuple[int, ...] = (),
+    patch: int = 4,
+    mlp_ratio: float = 4.0,
+    drop_path: float = 0.1,
+) -> keras.Model:
+    """Build a Swin V2 trunk on preprocessed pictures.
+
+    Args:
+        images: Keras tensor (B, H, W, 3), of any size.
+        embed_dim: channels of the first stage; each later one has twice those before.
+        depths: blocks of each stage.
+        heads: attention heads of each stage.
+        window: side of a window, in tokens; a smaller map is one window.
+        pretrained_windows: for each stage the side that the weights were trained with, 0 for the
+            same; default: the same everywhere.
+        patch: side of the patches that the first convolution makes tokens of, in pixels.
+        mlp_ratio: width of the hidden layer of a block over its channels.
+        drop_path: share of rows that pass the last block by, at least 0, below 1; less in the
+            blocks before, none in the first.
+
+    Returns:
+        A model from pictures to normalised tokens (B, h, w, C); its layers `stageN_out` are what
+        the stages give, at 1/4, 1/8, 1/16 and 1/32 size.
+
+    Liu et al.: Swin Transformer V2, 2022, arXiv 2111.09883.
+    """
+    size = tuple(int(side) for side in images.shape[1:3])
+    down, right = -size[0] % patch, -size[1] % patch
+    x = images
+    if down or right:
+        x = keras.layers.ZeroPadding2D(((0, down), (0, right)), name="pad")(x)
+    x = keras.layers.Conv2D(embed_dim, patch, strides=patch, name="patches")(x)
+    x = keras.layers.LayerNormalization(epsilon=EPSILON, name="patches_norm")(x)
+    rates = np.linspace(0, drop_path, sum(depths)).tolist()
+    number = 0
+    for stage, (depth, heads_here) in enumerate(zip(depths, heads, strict=True)):
+        # By the size that patches and merging leave if nothing is padded, as published.
+        grid = tuple(side // patch // 2**stage for side in size)
+        sides = (max(min(grid[0], window), 1), max(min(grid[1], window), 1))
+        pretrained = pretrained_windows[stage] if pretrained_windows else 0
+        for block in range(depth):
+            shift = window // 2 if block % 2 else 0
+            moved = (shift if grid[0] > sides[0] else 0, shift if grid[1] > sides[1] else 0)
+            name = f"stage{stage + 1}_block{block + 1}"
+            branch = WindowAttention(
+                heads_here, sides, moved, pretrained, name=f"{name}_attention"
+            )(x)
+            x = _add(x, branch, rates[number], f"{name}_attention")
+            channels = int(x.shape[-1])
+            branch = keras.layers.Dense(
+                int(mlp_ratio * channels), activation="gelu", name=f"{name}_mlp_1"
+            )(x)
+            branch = keras.layers.Dense(channels, name=f"{name}_mlp_2")(branch)
+            out = f"stage{stage + 1}_out" if block + 1 == depth else ""
+            x = _add(x, branch, rates[number], f"{name}_mlp", out)
+            number += 1
+        if stage + 1 < len(depths):
+            x = PatchMerging(name=f"stage{stage + 1}_merging")(x)
+    x = keras.layers.LayerNormalization(epsilon=EPSILON, name="norm")(x)
+    return keras.Model(images, x, name="swinv2")
+
+
+def _add(shortcut: Any, branch: Any, rate: float, name: str, out: str = "") -> Any:
+    """Normalise a branch and add it: in V2 the norm comes last, within the residual."""
+    branch = keras.layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(branch)
+    if rate:
+        branch = DropPath(rate, name=f"{name}_drop")(branch)
+    return Residual(name=out or f"{name}_add")([shortcut, branch])
