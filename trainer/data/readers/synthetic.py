@@ -21,7 +21,7 @@ from trainer.data.table import ItemTable
 log = logging.getLogger(__name__)
 
 #: Raise it with every change to the drawing, so that pictures of an older one are not taken up.
-VERSION = 1
+VERSION = 2
 
 
 @register("dataset", "synthetic")
