@@ -11,7 +11,7 @@ from rich.console import Console
 
 import trainer
 from trainer.config import UserError
-from trainer.config.console import Debug, one_line_errors
+from trainer.config.console import Debug, one_line_errors, plain
 from trainer.config.job import JobConfig
 from trainer.launch import summary
 
@@ -47,7 +47,7 @@ def root(
 ) -> None:
     """Visual product search: train, evaluate, export, index, search."""
     if version:
-        Console(highlight=False).print(f"mildnet {trainer.__version__}")
+        plain().print(f"mildnet {trainer.__version__}")
         raise typer.Exit
 
 
@@ -61,7 +61,7 @@ def describe(
     """What exists: components, their parameters and defaults, the keys of a config."""
     from trainer.config.describe import describe as page
 
-    Console(highlight=False).print(page(kind, name))
+    plain().print(page(kind, name))
 
 
 @app.command()
@@ -104,7 +104,7 @@ def evaluate(
         result = evaluate_run(RunFolder.open(run), split)
     else:
         result = evaluate_file(embeddings)  # type: ignore[arg-type]
-    summary.show_evaluation(result, Console(highlight=False))
+    summary.show_evaluation(result, plain())
     _write_json(json_file, result.to_dict())
 
 
@@ -120,7 +120,7 @@ def export(
     from trainer.launch.evaluating import export_run
     from trainer.launch.run_folder import RunFolder
 
-    Console(highlight=False).print(f"model in {export_run(RunFolder.open(run), to)}")
+    plain().print(f"model in {export_run(RunFolder.open(run), to)}")
 
 
 @app.command()
@@ -143,7 +143,7 @@ def index(
     from trainer.launch.searching import index_catalogue
 
     count = index_catalogue(RunFolder.open(run), items, to, overrides or [])
-    Console(highlight=False).print(f"{count} items in {to}")
+    plain().print(f"{count} items in {to}")
 
 
 @app.command()
@@ -167,7 +167,7 @@ def search(
     from trainer.launch.searching import search_images
 
     rows = search_images(RunFolder.open(run), images, k, index_folder=index, picture=picture)
-    summary.show_neighbours(rows, Console(highlight=False))
+    summary.show_neighbours(rows, plain())
     _write_json(json_file, rows)
 
 
@@ -279,7 +279,7 @@ def triplets(
         seed=seed,
     )
     made = make_triplets(catalogue, to, options, val=val, picture=picture, overwrite=overwrite)
-    summary.show_triplets(made, Console(highlight=False))
+    summary.show_triplets(made, plain())
     _write_json(json_file, made.to_dict())
 
 
@@ -300,7 +300,7 @@ def fashion_mnist(
     from trainer.data.prepare.fashion_mnist import prepare
 
     prepare(str(to), None if source is None else str(source), limit=limit)
-    Console(highlight=False).print(f"data set in {to}")
+    plain().print(f"data set in {to}")
 
 
 @convert.command("mildnet-h5")
@@ -322,7 +322,7 @@ def mildnet_h5(
     from trainer.launch.converting import convert_mildnet_h5
 
     convert_mildnet_h5(file, model_id, to, overrides or [])
-    Console(highlight=False).print(f"run in {to}")
+    plain().print(f"run in {to}")
 
 
 def _write_json(path: Path | None, values: Any) -> None:
