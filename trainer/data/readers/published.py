@@ -1,0 +1,141 @@
+"""What the readers of published data sets share: their lists, their boxes, held-out classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trainer.config import UserError
+from trainer.data import files
+
+
+@dataclass
+class Listing:
+    """The rows of a published list, and what could not be read of it."""
+
+    path: str
+    rows: list[list[str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def published_root(data_path: str, folder: str, needed: Sequence[str]) -> str:
+    """Return the folder that holds a published data set: `data_path`, or `folder` in it.
+
+    Args:
+        data_path: what the user gave.
+        folder: name that the published archive unpacks to.
+        needed: files and folders of it; `a|b` where either will do.
+
+    Raises:
+        UserError: no such folder, or something of it is missing; the message says what.
+    """
+    root = files.require_folder(data_path)
+    inner = files.join(root, folder)
+    if not _missing(root, needed):
+        return root
+    place = inner if files.is_folder(inner) else root
+    missing = _missing(place, needed)
+    if missing:
+        raise UserError(
+            f"{place} lacks {', '.join(missing)} of {folder}: give the folder that its archive "
+            "unpacks to"
+        )
+    return place
+
+
+def _missing(root: str, needed: Sequence[str]) -> list[str]:
+    return [
+        " or ".join(names.split("|"))
+        for names in needed
+        if not any(_is_there(files.join(root, name)) for name in names.split("|"))
+    ]
+
+
+def _is_there(path: str) -> bool:
+    return files.is_file(path) or files.is_folder(path)
+
+
+def first_there(root: str, *names: str) -> str:
+    """Return the path of the first of `names` that is in `root`, of the last if none is."""
+    paths = [files.join(root, name) for name in names]
+    return next((path for path in paths if _is_there(path)), paths[-1])
+
+
+def read_listing(path: str, fields: int, *, header: int) -> Listing:
+    """Read a list of fields between blanks.
+
+    Args:
+        path: the text file.
+        fields: how many a row has.
+        header: lines at the top that are no rows.
+
+    Raises:
+        UserError: the file is missing, no text, or has no row that can be used.
+    """
+    listing = Listing(path)
+    for number, line in enumerate(files.read_text(path).splitlines(), start=1):
+        row = line.split()
+        if number <= header or not row:
+            continue
+        if len(row) != fields:
+            listing.problems.append(f"{path}:{number}: {len(row)} fields, a row has {fields}")
+        else:
+            listing.rows.append(row)
+    if not listing.rows:
+        raise UserError(f"{path} holds no row of {fields} fields: it is not the published list")
+    return listing
+
+
+def read_boxes(
+    path: str, fields: int, *, header: int = 2, corners: bool = True
+) -> dict[str, tuple[float, ...]]:
+    """Return picture -> x, y, w, h of a list of boxes, the last four fields of a row.
+
+    Args:
+        path: the text file.
+        fields: how many a row has; the first names the picture.
+        header: lines at the top that are no rows.
+        corners: whether the four are two corners, as DeepFashion has them, or x, y, w, h.
+
+    Raises:
+        UserError: the file is missing, or a box is not four numbers.
+    """
+    boxes = {}
+    for row in read_listing(path, fields, header=header).rows:
+        try:
+            x, y, a, b = (float(value) for value in row[-4:])
+        except ValueError:
+            raise UserError(f"{path}: the box of {row[0]} is not four numbers") from None
+        boxes[row[0]] = (x, y, a - x, b - y) if corners else (x, y, a, b)
+    return boxes
+
+
+def boxes_of(names: Iterable[str], boxes: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Return the boxes of pictures, (N, 4) float32, NaN where there is none."""
+    none = (np.nan,) * 4
+    return np.array([boxes.get(name, none) for name in names], np.float32).reshape(-1, 4)
+
+
+def held_out(labels: Iterable[str], val: float, seed: int) -> set[str]:
+    """Return classes drawn for validation.
+
+    Args:
+        labels: labels of the training rows.
+        val: share of the classes if below 1, else their number.
+        seed: decides which.
+
+    Raises:
+        ValueError: `val` is negative, or leaves fewer than two classes to train on.
+    """
+    classes = sorted(set(labels))
+    count = round(val * len(classes)) if val < 1 else int(val)
+    part_of_a_class = val >= 1 and count != val
+    if val < 0 or part_of_a_class or (count and len(classes) - count < 2):
+        raise ValueError(
+            f"val is {val:g}: a share below 1 or a number of the {len(classes)} training classes, "
+            "of which two or more are left to train on"
+        )
+    chosen = np.random.default_rng(seed).permutation(len(classes))[:count]
+    return {classes[index] for index in chosen}
