@@ -114,7 +114,7 @@ def read_boxes(
 
 def boxes_of(names: Iterable[str], boxes: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Return the boxes of pictures, (N, 4) float32, NaN where there is none."""
-    none = (np.nan,) * 4
+    none: Sequence[float] = (np.nan,) * 4
     return np.array([boxes.get(name, none) for name in names], np.float32).reshape(-1, 4)
 
 
