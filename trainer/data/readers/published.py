@@ -102,7 +102,7 @@ def read_boxes(
     Raises:
         UserError: the file is missing, or a box is not four numbers.
     """
-    boxes = {}
+    boxes: dict[str, tuple[float, ...]] = {}
     for row in read_listing(path, fields, header=header).rows:
         try:
             x, y, a, b = (float(value) for value in row[-4:])
