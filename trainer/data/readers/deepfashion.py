@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
 from trainer.config import register
 from trainer.data import files
 from trainer.data.readers.published import (
@@ -41,12 +46,8 @@ def inshop(
 
     Liu et al.: DeepFashion, CVPR 2016.
     """
-    root = published_root(
-        data_path,
-        "In-shop Clothes Retrieval Benchmark",
-        (f"Eval/{PARTITION}|{PARTITION}", "Img/img|img"),
-    )
-    listing = read_listing(first_there(root, f"Eval/{PARTITION}", PARTITION), 3, header=2)
+    place = _Place.of(data_path, "In-shop Clothes Retrieval Benchmark")
+    listing = read_listing(place.partition, 3, header=2)
     kept_apart = held_out(
         (label for _, label, part in listing.rows if part == "train"), val, val_seed
     )
@@ -64,17 +65,13 @@ def inshop(
         labels.append(label)
         splits.append(split)
         domains.append(domain)
-    found = {}
-    if boxes:
-        places = ("Anno/list_bbox_inshop.txt", "list_bbox_inshop.txt")
-        found = read_boxes(first_there(root, *places), 7)
     return ItemTable.from_columns(
-        [_picture(root, name) for name in names],
+        [files.join(place.pictures, name) for name in names],
         labels,
         split=splits,
         domain=domains,
-        category=["/".join(name.split("/")[1:-2]) for name in names],
-        box=boxes_of(names, found),
+        category=map(_category, names),
+        box=place.boxes("list_bbox_inshop.txt", names) if boxes else None,
         problems=problems,
     )
 
@@ -98,12 +95,8 @@ def consumer2shop(data_path: str, *, boxes: bool = False) -> ItemTable:
 
     Liu et al.: DeepFashion, CVPR 2016.
     """
-    root = published_root(
-        data_path,
-        "Consumer-to-shop Clothes Retrieval Benchmark",
-        (f"Eval/{PARTITION}|{PARTITION}", "Img/img|img"),
-    )
-    listing = read_listing(first_there(root, f"Eval/{PARTITION}", PARTITION), 4, header=2)
+    place = _Place.of(data_path, "Consumer-to-shop Clothes Retrieval Benchmark")
+    listing = read_listing(place.partition, 4, header=2)
     rows: dict[str, tuple[str, str, str]] = {}
     problems = list(listing.problems)
     for street, shop, label, split in listing.rows:
@@ -113,21 +106,37 @@ def consumer2shop(data_path: str, *, boxes: bool = False) -> ItemTable:
         for name, domain in ((street, "street"), (shop, "shop")):
             if rows.setdefault(name, (label, split, domain)) != (label, split, domain):
                 problems.append(f"{listing.path}: {name} comes as two different things")
-    found = {}
-    if boxes:
-        places = ("Anno/list_bbox_consumer2shop.txt", "list_bbox_consumer2shop.txt")
-        found = read_boxes(first_there(root, *places), 7)
     return ItemTable.from_columns(
-        [_picture(root, name) for name in rows],
+        [files.join(place.pictures, name) for name in rows],
         [label for label, _, _ in rows.values()],
         split=[split for _, split, _ in rows.values()],
         domain=[domain for _, _, domain in rows.values()],
-        category=["/".join(name.split("/")[1:-2]) for name in rows],
-        box=boxes_of(rows, found),
+        category=map(_category, rows),
+        box=place.boxes("list_bbox_consumer2shop.txt", rows) if boxes else None,
         problems=problems,
     )
 
 
-def _picture(root: str, name: str) -> str:
-    """Return where `img/...` of a list lies: in `Img`, or beside the lists."""
-    return files.join(root, f"Img/{name}" if files.is_folder(files.join(root, "Img")) else name)
+@dataclass(frozen=True)
+class _Place:
+    """Where the parts of a benchmark lie."""
+
+    root: str
+    partition: str
+    #: Folder that the `img/...` of the lists is relative to.
+    pictures: str
+
+    @classmethod
+    def of(cls, data_path: str, archive: str) -> _Place:
+        needed = (f"Eval/{PARTITION}|{PARTITION}", "Img/img|img")
+        root = published_root(data_path, archive, needed)
+        pictures = first_there(root, "Img/img", "img").removesuffix("/img")
+        return cls(root, first_there(root, f"Eval/{PARTITION}", PARTITION), pictures)
+
+    def boxes(self, name: str, pictures: Iterable[str]) -> np.ndarray:
+        return boxes_of(pictures, read_boxes(first_there(self.root, f"Anno/{name}", name), 7))
+
+
+def _category(name: str) -> str:
+    """Return `WOMEN/Dresses` of `img/WOMEN/Dresses/id_00000002/02_1_front.jpg`."""
+    return "/".join(name.split("/")[1:-2])
