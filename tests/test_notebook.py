@@ -114,6 +114,7 @@ def test_every_picture_cell_shows_a_picture(cells):
 def test_the_job_ran_as_chosen_and_learned(cells):
     assert "steps = 30" in text(cells["config"])
     assert "30 steps in" in text(cells["train"])
+    assert "INFO:tensorflow" not in text(cells["train"])
     _, untrained, trained = percents(cells["train"], "Recall@1")
     assert trained > untrained
     # Measured again from the exported model: the same numbers, with intervals around them.

@@ -13,8 +13,8 @@ import numpy as np
 
 from trainer.config import UserError, get
 from trainer.config.job import JobConfig
-from trainer.data.files import absolute, is_file, join, require_folder, walk, whole_folder
-from trainer.data.readers.folder import ENDINGS
+from trainer.data.files import absolute, is_file, join, require_folder, whole_folder
+from trainer.data.readers.folder import picture_files
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.indexes import Index, load_index
@@ -152,14 +152,7 @@ def read_catalogue(source: str) -> ItemTable:
     root = require_folder(source)
     if is_file(join(root, "items.csv")):
         return items.build(root)
-    names = [
-        f"{place}/{name}" if place else name
-        for place, names in walk(root)
-        for name in names
-        if name.lower().endswith(ENDINGS[:-1])
-    ]
-    if not names:
-        raise UserError(f"{root} holds neither an items.csv nor pictures")
+    names = picture_files(root)
     return ItemTable.from_columns(path=[join(root, name) for name in names], label=names)
 
 

@@ -25,8 +25,14 @@ HEADLINE = (("recall_at_1", "Recall@1"), ("recall_at_10", "Recall@10"), ("map_at
 
 
 def quiet_tensorflow() -> None:
-    """Keep TensorFlow's start-up notes off the terminal; to be called before it is imported."""
+    """Keep TensorFlow's notes off the terminal; to be called before it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A level would not last: in a notebook TensorFlow sets its own when it is imported.
+    logging.getLogger("tensorflow").addFilter(_warns)
+
+
+def _warns(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -> None:
@@ -44,12 +50,8 @@ def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None 
     logger.handlers = [handler]
     logger.propagate = False
 
-    import tensorflow as tf
-
     from trainer.launch import job
 
-    # In a notebook TensorFlow would log every step of an export.
-    tf.get_logger().setLevel("WARNING")
     console.print(f"[bold]{config.name}[/bold] in {job.run_path(config, run_dir)}", soft_wrap=True)
     result = job.run(config, fresh=fresh, run_dir=run_dir)
     if result.trained:

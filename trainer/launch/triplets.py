@@ -18,7 +18,7 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.data import files
-from trainer.data.readers.folder import ENDINGS
+from trainer.data.readers.folder import picture_files
 from trainer.data.readers.items import read_items
 from trainer.data.table import ItemTable
 from trainer.retrieval.pictures import Picture, SheetRow, contact_sheet, side_by_side
@@ -246,19 +246,13 @@ def _read(catalogue: str, options: TripletOptions) -> tuple[ItemTable, str]:
 
 def _pictures(folder: str, folder_categories: bool) -> ItemTable:
     """Return the pictures of a folder without labels."""
-    found = [
-        (f"{place}/{name}" if place else name, place.split("/")[0])
-        for place, names in files.walk(folder)
-        for name in names
-        if name.lower().endswith(ENDINGS[:-1])
-    ]
-    if not found:
-        raise UserError(f"{folder} holds neither an items.csv nor pictures")
-    names = [name for name, _ in found]
+    names = picture_files(folder)
     return ItemTable.from_columns(
         path=[files.join(folder, name) for name in names],
         label=names,
-        category=[top for _, top in found] if folder_categories else None,
+        category=[name.rpartition("/")[0].split("/")[0] for name in names]
+        if folder_categories
+        else None,
     )
 
 

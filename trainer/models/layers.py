@@ -108,6 +108,23 @@ class GeM(keras.layers.Layer):
         return {**super().get_config(), "p": self.initial_p, "epsilon": self.epsilon}
 
 
+def unit(vectors: Any, *, axis: int = -1, least: float = 1e-6) -> Any:
+    """Return vectors of unit length in float32: x / max(|x|, least).
+
+    A zero vector stays zero and passes no gradient: 1 / least as the slope there would be infinite
+    in float16, and infinite times the zero slope of a ReLU is NaN.
+
+    Args:
+        vectors: of any shape.
+        axis: the axis along which they lie, the last by default.
+        least: length below which a vector is not scaled up to 1.
+    """
+    vectors = ops.cast(vectors, "float32")
+    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+    scale = ops.rsqrt(ops.maximum(squares, least**2))
+    return vectors * ops.where(squares > 0, scale, 0.0)
+
+
 @keras.saving.register_keras_serializable(package="mildnet")
 class L2Normalize(keras.layers.Layer):
     """Scale vectors to unit length: x / max(|x|, 1e-6), in float32 whatever the dtype policy.
@@ -125,12 +142,7 @@ class L2Normalize(keras.layers.Layer):
         self.axis = axis
 
     def call(self, vectors: Any) -> Any:
-        vectors = ops.cast(vectors, "float32")
-        squares = ops.sum(ops.square(vectors), axis=self.axis, keepdims=True)
-        scale = ops.rsqrt(ops.maximum(squares, 1e-12))
-        # 1e6 as the slope at zero would be infinite in float16, and infinite times the zero slope
-        # of a ReLU is NaN.
-        return vectors * ops.where(squares > 0, scale, 0.0)
+        return unit(vectors, axis=self.axis)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

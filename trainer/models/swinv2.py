@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from trainer.models.layers import Dropout, Residual
+from trainer.models.layers import Dropout, Residual, unit
 
 EPSILON = 1e-5
-#: Squared length of a vector that counts as zero.
-LEAST = 1e-24
+#: Length up to which queries and keys are scaled to 1, as published.
+LEAST = 1e-12
 #: Logarithm of the largest factor on a cosine.
 LOG_MOST = math.log(100.0)
 #: Added to the scores of tokens that only the shift has brought into one window.
@@ -139,7 +139,9 @@ class WindowAttention(keras.layers.Layer):
             values = ops.transpose(values, (0, 1, 3, 5, 2, 4, 6))
             return ops.reshape(values, (batch, rows * columns, self.heads, place, size))
 
-        query, key = unit(split(self.query(tokens))), unit(split(self.key(tokens)))
+        # Keys of the padding are zero, as keys have no bias.
+        query = unit(split(self.query(tokens)), least=LEAST)
+        key = unit(split(self.key(tokens)), least=LEAST)
         # Cosines and their softmax in float32: up to 100 times a cosine is more than half holds.
         scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
         scores = scores * ops.exp(ops.minimum(ops.cast(self.logit_scale, "float32"), LOG_MOST))
@@ -169,16 +171,6 @@ class WindowAttention(keras.layers.Layer):
             "shift": self.shift,
             "pretrained_window": self.pretrained_window,
         }
-
-
-def unit(vectors: Any) -> Any:
-    """Return vectors of unit length in float32; one of zero length stays so, without a gradient.
-
-    Keys of the padding are zero, as keys have no bias; in float16 their slope would be infinite.
-    """
-    vectors = ops.cast(vectors, "float32")
-    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    return vectors * ops.where(squares > LEAST, ops.rsqrt(ops.maximum(squares, LEAST)), 0.0)
 
 
 def relative_positions(

@@ -63,6 +63,23 @@ def folder(data_path: str, *, splits: Literal["auto", "yes", "no"] = "auto") -> 
     return ItemTable.from_columns(path, label, split=split, problems=problems)
 
 
+def picture_files(root: str) -> list[str]:
+    """Return the names of all files below a folder that end as pictures do, relative to it.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = [
+        f"{place}/{name}" if place else name
+        for place, found in files.walk(root)
+        for name in found
+        if name.lower().endswith(ENDINGS[:-1])
+    ]
+    if not names:
+        raise UserError(f"{root} holds neither an items.csv nor pictures")
+    return names
+
+
 def _looks_split(root: str, found: list[tuple[str, list[str]]]) -> bool:
     top = {place.split("/")[0] for place, _ in found if place}
     named = top & set(SPLITS)

@@ -14,7 +14,7 @@ import keras
 from trainer.config import Component, UserError, get
 from trainer.models import TRUNK
 
-#: Endings of PyTorch checkpoints.
+#: Endings of checkpoints that a converter reads.
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
 

@@ -52,12 +52,10 @@ def from_labels(
     if not pools.categorised and hard is None:
         in_class_share = 0.0
     drawing = Drawing(per_anchor, in_class_share, seed)
-    near: dict[int, np.ndarray] = {}
     with bar("drawing triplets", len(anchors)) as advance:
-        for block in _blocks(anchors, gallery, hard, depth, near):
+        for block, near in _blocks(anchors, gallery, hard, depth):
             for anchor in block.tolist():
                 _add(drawing, pools, anchor, near.get(anchor), any_domain=not gallery_domain)
-            near.clear()
             advance(len(block))
     triplets = drawing.triplets()
     return triplets if per_label is None else _limited(triplets, table, per_label, seed)
@@ -90,17 +88,15 @@ def _blocks(
     gallery: np.ndarray,
     hard: Mapping[str, np.ndarray] | None,
     depth: int,
-    near: dict[int, np.ndarray],
-) -> Iterator[np.ndarray]:
-    """Yield the anchors in blocks, with what their lists hold in `near`."""
+) -> Iterator[tuple[np.ndarray, dict[int, np.ndarray]]]:
+    """Yield the anchors in blocks, with what the lists of each hold, if there are lists."""
     if hard is None:
-        yield anchors
+        yield anchors, {}
         return
     for lists in nearest_lists(hard, anchors, gallery, depth):
-        for number, anchor in enumerate(lists.queries.tolist()):
-            found = np.unique(lists.items[:, number])
-            near[anchor] = found[found >= 0]
-        yield lists.queries
+        items = (np.unique(lists.items[:, number]) for number in range(len(lists.queries)))
+        near = zip(lists.queries.tolist(), items, strict=True)
+        yield lists.queries, {anchor: found[found >= 0] for anchor, found in near}
 
 
 class _Pools:
