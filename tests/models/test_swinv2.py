@@ -209,5 +209,17 @@ def test_what_cannot_be_is_told():
         WindowAttention(4, (2, 2))(np.zeros((1, 4, 4, 6), np.float32))
     with pytest.raises(ValueError, match="window must be above 0"):
         build_trunk("swinv2(window=0)", 32, weights="none", skips=("none",), frozen=0)
-    with pytest.raises(ValueError, match="one side for each of 4 stages"):
+    with pytest.raises(ValueError, match="pretrained_windows needs one number for each of 4"):
         build_trunk("swinv2(pretrained_windows=(8,))", 32, weights="none", skips=(), frozen=0)
+    with pytest.raises(ValueError, match="heads needs one number for each of 2 stages, not 4"):
+        build_trunk("swinv2(depths=(1, 1))", 32, weights="none", skips=(), frozen=0)
+    with pytest.raises(ValueError, match="depths, heads and patch must be above 0"):
+        build_trunk("swinv2(patch=0)", 32, weights="none", skips=(), frozen=0)
+
+
+def test_a_net_of_other_numbers_than_the_published_ones():
+    numbers = "swinv2(embed_dim=8, depths=(1, 2), heads=(1, 2), patch=2, window=4)"
+    trunk = build_trunk(numbers, 32, weights="none", skips=("default",), frozen=0)
+    assert [tuple(output.shape[1:]) for output in trunk.outputs] == [
+        (8, 8, 16), (16, 16, 8), (8, 8, 16),
+    ]  # fmt: skip

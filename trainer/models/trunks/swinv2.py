@@ -22,7 +22,7 @@ PRESETS = {
 @register(
     "trunk",
     "swinv2",
-    skips="stage1_out, stage2_out, stage3_out",
+    skips="stage[1-3]_out",
     preprocessing="torch",
     minimum="32",
     torch="trainer.models.weights.swinv2",
@@ -32,6 +32,10 @@ def swinv2(
     weights: str | None,
     *,
     preset: Literal["tiny", "small", "base", "large"] = "tiny",
+    embed_dim: int | None = None,
+    depths: tuple[int, ...] = (),
+    heads: tuple[int, ...] = (),
+    patch: int = 4,
     window: int | None = None,
     pretrained_windows: tuple[int, ...] = (),
     drop_path: float = 0.1,
@@ -40,24 +44,31 @@ def swinv2(
 
     Its pooled output (`model.pooling=gap`, `model.skips=none`, `model.embedding_dim=none`) is what
     Hugging Face's Swinv2Model calls `pooler_output`. `model.weights=PATH` takes a
-    `model.safetensors` of theirs.
+    `model.safetensors` of theirs. Smaller nets for smaller pictures can be had by their numbers.
 
     Args:
-        preset: the published size.
-        window: side of a window, in tokens of 4 pixels; default: that of the preset's checkpoint
-            for 256 pixels (tiny and small 8, base 16, large 12 for 192 pixels).
-        pretrained_windows: for each of the four stages the side that the weights were trained
-            with, if windows have grown since; 0 and default: the same.
+        preset: the published size, as far as the next three leave it.
+        embed_dim: channels of the first stage, above 0; each later stage has twice those before.
+        depths: blocks of each stage, above 0; as many numbers as `heads`.
+        heads: attention heads of each stage; they divide its channels.
+        patch: side of the patches that become the first tokens, in pixels, above 0; published: 4.
+        window: side of a window, in tokens; default: that of the preset's checkpoint for 256
+            pixels (tiny and small 8, base 16, large 12 for 192 pixels).
+        pretrained_windows: for each stage the side that the weights were trained with, if windows
+            have grown since; 0 and default: the same.
         drop_path: share of rows that pass the last block by while training, at least 0, below 1;
             less in the blocks before.
 
     Raises:
         UserError: `imagenet`: the weights have to be fetched by hand.
-        ValueError: a window below 1, or not one pretrained window for each stage.
+        ValueError: a number out of range, or depths, heads or pretrained windows that do not give
+            one number for each stage.
 
     Liu et al.: Swin Transformer V2, 2022, arXiv 2111.09883.
     """
-    embed_dim, depths, heads, published = PRESETS[preset]
+    channels, blocks, shared, published = PRESETS[preset]
+    channels = channels if embed_dim is None else embed_dim
+    blocks, shared = depths or blocks, heads or shared
     if weights is not None:
         raise UserError(
             f"model.weights={weights}: trunk swinv2 takes a file: fetch model.safetensors of a"
@@ -66,16 +77,19 @@ def swinv2(
         )
     if window is not None and window < 1:
         raise ValueError(f"window must be above 0, not {window}")
-    if pretrained_windows and len(pretrained_windows) != len(depths):
-        raise ValueError(
-            f"pretrained_windows needs one side for each of {len(depths)} stages, not"
-            f" {len(pretrained_windows)}"
-        )
+    if min(channels, patch, *blocks, *shared) < 1:
+        raise ValueError("embed_dim, depths, heads and patch must be above 0")
+    for name, numbers in (("heads", shared), ("pretrained_windows", pretrained_windows)):
+        if numbers and len(numbers) != len(blocks):
+            raise ValueError(
+                f"{name} needs one number for each of {len(blocks)} stages, not {len(numbers)}"
+            )
     return build_swinv2(
         images,
-        embed_dim=embed_dim,
-        depths=depths,
-        heads=heads,
+        embed_dim=channels,
+        depths=blocks,
+        heads=shared,
+        patch=patch,
         window=window or published,
         pretrained_windows=pretrained_windows,
         drop_path=drop_path,
