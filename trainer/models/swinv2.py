@@ -256,6 +256,7 @@ def build_swinv2(
     patch: int = 4,
     mlp_ratio: float = 4.0,
     drop_path: float = 0.1,
+    inputs: Any = None,
 ) -> keras.Model:
     """Build a Swin V2 trunk on preprocessed pictures.
 
@@ -271,6 +272,7 @@ def build_swinv2(
         mlp_ratio: width of the hidden layer of a block over its channels.
         drop_path: share of rows that pass the last block by, at least 0, below 1; less in the
             blocks before, none in the first.
+        inputs: what the model takes in, if `images` were made of it; default: `images`.
 
     Returns:
         A model from pictures to normalised tokens (B, h, w, C); its layers `stageN_out` are what
@@ -311,7 +313,7 @@ def build_swinv2(
         if stage + 1 < len(depths):
             x = PatchMerging(name=f"stage{stage + 1}_merging")(x)
     x = keras.layers.LayerNormalization(epsilon=EPSILON, name="norm")(x)
-    return keras.Model(images, x, name="swinv2")
+    return keras.Model(images if inputs is None else inputs, x, name="swinv2")
 
 
 def _add(shortcut: Any, branch: Any, rate: float, name: str, out: str = "") -> Any:
