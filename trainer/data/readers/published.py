@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,11 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.data import files
+
+log = logging.getLogger(__name__)
+
+#: Endings of what published data sets are packed in.
+ARCHIVES = (".zip", ".tgz", ".tar.gz", ".tar")
 
 
 @dataclass
@@ -20,34 +26,44 @@ class Listing:
     problems: list[str] = field(default_factory=list)
 
 
-def published_root(data_path: str, folder: str, needed: Sequence[str]) -> str:
+def published_root(
+    data_path: str,
+    folder: str,
+    needed: Sequence[str],
+    advice: str = "give the folder that its archive unpacks to",
+) -> str:
     """Return the folder that holds a published data set: `data_path`, or `folder` in it.
 
     Args:
         data_path: what the user gave.
         folder: name that the published archive unpacks to.
         needed: files and folders of it; `a|b` where either will do.
+        advice: what the message says to do where nothing is there to be unpacked.
 
     Raises:
         UserError: no such folder, or something of it is missing; the message says what.
     """
     root = files.require_folder(data_path)
     inner = files.join(root, folder)
-    if not _missing(root, needed):
+    if not missing(root, needed):
         return root
     place = inner if files.is_folder(inner) else root
-    missing = _missing(place, needed)
-    if missing:
+    lost = missing(place, needed)
+    if lost:
+        names = [folder, *(name for either in lost for name in either.split("|"))]
+        packed = (files.join(place, name + ending) for name in names for ending in ARCHIVES)
+        archive = next(filter(files.is_file, packed), None)
         raise UserError(
-            f"{place} lacks {', '.join(missing)} of {folder}: give the folder that its archive "
-            "unpacks to"
+            f"{place} lacks {', '.join(' or '.join(either.split('|')) for either in lost)} of "
+            f"{folder}: {advice if archive is None else f'unpack {archive}'}"
         )
     return place
 
 
-def _missing(root: str, needed: Sequence[str]) -> list[str]:
+def missing(root: str, needed: Sequence[str]) -> list[str]:
+    """Return what a folder lacks of `needed`, which is as in :func:`published_root`."""
     return [
-        " or ".join(names.split("|"))
+        names
         for names in needed
         if not any(_is_there(files.join(root, name)) for name in names.split("|"))
     ]
@@ -103,7 +119,14 @@ def read_boxes(
         UserError: the file is missing, or a box is not four numbers.
     """
     boxes: dict[str, tuple[float, ...]] = {}
-    for row in read_listing(path, fields, header=header).rows:
+    listing = read_listing(path, fields, header=header)
+    if listing.problems:
+        log.warning(
+            "%d rows of boxes cannot be used, their pictures are taken whole; the first: %s",
+            len(listing.problems),
+            listing.problems[0],
+        )
+    for row in listing.rows:
         try:
             x, y, a, b = (float(value) for value in row[-4:])
         except ValueError:
@@ -113,9 +136,14 @@ def read_boxes(
 
 
 def boxes_of(names: Iterable[str], boxes: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """Return the boxes of pictures, (N, 4) float32, NaN where there is none."""
+    """Return the boxes of pictures, (N, 4) float32, NaN where there is none or it has no area."""
     none: Sequence[float] = (np.nan,) * 4
-    return np.array([boxes.get(name, none) for name in names], np.float32).reshape(-1, 4)
+    found = np.array([boxes.get(name, none) for name in names], np.float32).reshape(-1, 4)
+    flat = ~np.isnan(found).any(axis=1) & ~(found[:, 2:] > 0).all(axis=1)
+    if flat.any():
+        log.warning("%d boxes have no area: their pictures are taken whole", flat.sum())
+        found[flat] = np.nan
+    return found
 
 
 def held_out(labels: Iterable[str], val: float, seed: int) -> set[str]:
