@@ -42,6 +42,43 @@ def test_adamw_shrinks_the_weight_first():
     assert updates("adamw", [3.0]) == pytest.approx([0.999 - 0.1], rel=1e-4)
 
 
+#: Gradients that grow, shrink and change their sign; the small ones are of the size of epsilon.
+LARGE = [1e-2, -3e-1, 2e-8, 1e-3, -1e-9]
+TINY = [2e-8, 1e-8, -5e-9, 1e-7, 2e-9]
+
+
+@pytest.mark.parametrize(
+    ("gradients", "expected"),
+    [
+        # torch.optim.AdamW([1.0], lr=0.1, eps=1e-8, weight_decay=0.01, amsgrad=True), PyTorch 2.13
+        (LARGE, [0.8990001, 0.97024234, 1.02500959, 1.06942491, 1.10674371]),
+        (TINY, [0.93233333, 0.87430141, 0.84133158, 0.78445856, 0.73635664]),
+    ],
+    ids=["large", "tiny"],
+)
+def test_adamw_with_the_published_epsilon_is_that_of_pytorch(gradients, expected):
+    found = updates("adamw", gradients, amsgrad=True, published_epsilon=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+    # By hand: the largest second moment is kept before it is corrected.
+    weight, first, second, largest = 1.0, 0.0, 0.0, 0.0
+    for step, gradient in enumerate(gradients, start=1):
+        weight *= 1 - 0.1 * 0.01
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        largest = max(largest, second)
+        root = (largest / (1 - 0.999**step)) ** 0.5
+        weight -= 0.1 * first / (1 - 0.9**step) / (root + 1e-8)
+        assert weight == pytest.approx(expected[step - 1], abs=1e-8)
+
+
+def test_the_epsilon_of_keras_holds_back_tiny_gradients_only():
+    large = [updates("adamw", LARGE, amsgrad=True, published_epsilon=p) for p in (False, True)]
+    tiny = [updates("adamw", TINY, amsgrad=True, published_epsilon=p) for p in (False, True)]
+    assert large[0] == pytest.approx(large[1], abs=1e-5)
+    assert tiny[0][0] == pytest.approx(0.99305, abs=1e-5)
+    assert tiny[1][0] == pytest.approx(0.93233, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", components("optimizer"))
 def test_weight_decay_is_decoupled_everywhere(name):
     plain = updates(name, [1.0], weight_decay=0.0)[0]

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 import pytest
 
 from trainer.config import components
@@ -54,6 +55,19 @@ def test_cosine_by_epoch_changes_only_between_epochs():
     for epoch in range(TOTAL // EPOCH):
         same = found[epoch * EPOCH : (epoch + 1) * EPOCH]
         assert same == pytest.approx([LR * (1 + math.cos(math.pi * epoch / 10)) / 2] * EPOCH)
+
+
+def test_cosine_by_epoch_is_that_of_pytorch():
+    # torch.optim.lr_scheduler.CosineAnnealingLR(T_max=15, eta_min=1e-8) from 1e-4, PyTorch 2.13
+    expected = [
+        1e-4, 9.890748929868662e-05, 9.567770515484182e-05, 9.04518046337755e-05,
+        8.345818466491112e-05, 7.50025e-05, 6.545430463377551e-05, 5.523090052106636e-05,
+        4.477909947893369e-05, 3.455569536622452e-05, 2.5007500000000018e-05,
+        1.6551815335088904e-05, 9.55819536622451e-06, 4.332294845158165e-06, 1.1025107013133848e-06,
+    ]  # fmt: skip
+    schedule = schedules.cosine(1e-4, 15 * EPOCH, EPOCH, final_lr=1e-8, by_epoch=True)
+    steps = [step for epoch in range(15) for step in (epoch * EPOCH, epoch * EPOCH + EPOCH - 1)]
+    assert rates(schedule, steps) == pytest.approx(np.repeat(expected, 2), rel=1e-4)
 
 
 def test_a_scaled_schedule_is_the_same_curve_times_the_factor():

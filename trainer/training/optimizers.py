@@ -6,9 +6,10 @@ before each update a weight shrinks by `learning_rate * weight_decay` of itself 
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
+from keras import ops
 
 from trainer.config import register
 
@@ -71,6 +72,27 @@ def rms(
     )
 
 
+@keras.saving.register_keras_serializable(package="mildnet")
+class PublishedAdam(keras.optimizers.Adam):
+    """Adam that adds epsilon to the corrected root of the second moment, as PyTorch does.
+
+    Keras divides by sqrt(v) + epsilon and corrects afterwards, so that its epsilon counts for
+    epsilon / sqrt(1 - beta_2 ** t) in step t. With `amsgrad` both take the largest v before the
+    correction, so that this is all that keeps the two apart.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one weight."""
+        epsilon = self.epsilon
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        left = ops.power(ops.cast(self.beta_2, variable.dtype), step)
+        self.epsilon = epsilon * ops.sqrt(1 - left)
+        try:
+            super().update_step(gradient, variable, learning_rate)
+        finally:
+            self.epsilon = epsilon
+
+
 @register("optimizer", "adamw", defaults={"weight_decay": 0.01})
 @register("optimizer", "adam")
 def adam(
@@ -80,6 +102,7 @@ def adam(
     beta_2: float = 0.999,
     epsilon: float = 1e-8,
     amsgrad: bool = False,
+    published_epsilon: bool = False,
     weight_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """Adam (arXiv 1412.6980); `adamw` is the same with decoupled weight decay of 0.01.
@@ -90,12 +113,16 @@ def adam(
         beta_2: decay of the second moment, in [0, 1).
         epsilon: added to the divisor.
         amsgrad: keep the largest second moment seen.
+        published_epsilon: add epsilon after the second moment is corrected for its start at zero,
+            as in the paper's algorithm and in PyTorch; Keras adds it before, where it counts up to
+            1 / sqrt(1 - beta_2) as much, 32 times in the first step.
         weight_decay: decoupled weight decay, as a factor of the learning rate.
     """
     _check(
         beta_1=(beta_1, 0.0, 1.0), beta_2=(beta_2, 0.0, 1.0), weight_decay=(weight_decay, 0.0, None)
     )
-    return keras.optimizers.Adam(
+    kind = PublishedAdam if published_epsilon else keras.optimizers.Adam
+    return kind(
         learning_rate,
         beta_1=beta_1,
         beta_2=beta_2,
