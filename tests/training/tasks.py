@@ -13,6 +13,7 @@ from trainer.config.train_options import TrainOptions
 from trainer.training.loop import Task
 from trainer.training.step import parameter_groups
 from trainer.training.strategy import get_strategy, replica_slices
+from trainer.training.trackers import Trackers
 
 SIDE, ROWS, EPOCH = 8, 16, 5
 
@@ -67,6 +68,7 @@ def make_task(
     strategy=None,
     loss="triplet_semihard",
     model=None,
+    trackers=(),
     **changes,
 ):
     """Return (strategy, task); call `fit` under the strategy's scope.
@@ -105,6 +107,7 @@ def make_task(
         "options": options,
         "run_dir": str(run_dir),
         "identity": {"config": "c", "data": "d"},
+        "trackers": Trackers(trackers),
     }
     return strategy, Task(**{**given, **{k: v for k, v in changes.items() if k in fields}})
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,12 @@ from trainer.launch.splits import Splits, read_table, split_names
 
 if TYPE_CHECKING:
     from trainer.data.table import ItemTable
+    from trainer.training.trackers import Trackers
 
 LOG = logging.getLogger(__name__)
+
+#: Pictures of the same queries with their neighbours, by what the model was then.
+NEIGHBOURS = {"untrained": "neighbours_untrained.png", "trained": "neighbours.png"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
     table = read_table(config)
     splits = Splits.of(table, config)
     plan = _plan(config, splits, strategy)
+    trackers = _trackers(config, path, config.trackers if chief else ())
 
     folder = RunFolder.claim(path, config, fresh=fresh) if chief else RunFolder(path)
     with folder.locked() if chief else contextlib.nullcontext():
@@ -76,11 +82,14 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
             LOG.info(plan.note)
         if chief:
             folder.write_json("environment.json", _environment(config, splits))
-        with strategy.scope():
-            outcome, evaluation, model = _train(config, folder, splits, plan, strategy)
-        if not chief:
-            return JobResult(path, "", "", outcome.step, 0.0, {}, {}, {})
-        return _finish(config, folder, splits, model, evaluation, outcome, start)
+        with trackers:
+            with strategy.scope():
+                outcome, evaluation, model = _train(
+                    config, folder, splits, plan, strategy, trackers
+                )
+            if not chief:
+                return JobResult(path, "", "", outcome.step, 0.0, {}, {}, {})
+            return _finish(config, folder, splits, model, evaluation, outcome, trackers, start)
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,12 @@ def _prepare_runtime(config: JobConfig) -> Any:
 
 
 def _train(
-    config: JobConfig, folder: RunFolder, splits: Splits, plan: _Plan, strategy: Any
+    config: JobConfig,
+    folder: RunFolder,
+    splits: Splits,
+    plan: _Plan,
+    strategy: Any,
+    trackers: Trackers,
 ) -> tuple[Any, dict[str, Any], Any]:
     """Build the model, measure it untrained, train it; under the strategy's scope."""
     from trainer.data.pipeline import train_batches
@@ -257,10 +271,17 @@ def _train(
             config=config.to_dict(),
             validate=validate,
             monitor=plan.monitor,
-            trackers=[config.build("tracker", folder.path, name=name) for name in config.trackers],
+            trackers=trackers,
         )
     )
     return outcome, evaluation, model
+
+
+def _trackers(config: JobConfig, path: str, names: Iterable[str]) -> Trackers:
+    from trainer.training.trackers import Trackers
+
+    folder = RunFolder(path).path
+    return Trackers(config.build("tracker", folder, name=name) for name in names)
 
 
 def _optimizer(config: JobConfig, plan: _Plan, scale: float) -> Any:
@@ -274,6 +295,7 @@ def _measure_untrained(
     """Return the evaluation so far: the untrained model and the colour histogram, on the test
     split. A run that is taken up again keeps what it measured at its start."""
     from trainer.launch.evaluating import measure
+    from trainer.launch.searching import CatalogueIndex, draw_neighbours, searched
     from trainer.retrieval.baseline import color_histogram
     from trainer.training.validation import embed_table, predictor
 
@@ -282,6 +304,9 @@ def _measure_untrained(
     test = splits.test
     LOG.info("measuring the untrained model on %d images", len(test))
     untrained = embed_table(predictor(model), test, config.image_size)
+    gallery, vectors = searched(config, test, untrained)
+    with folder.local(NEIGHBOURS["untrained"]) as path:
+        draw_neighbours(config, test, untrained, CatalogueIndex.exact(gallery, vectors), path)
     evaluation = {
         "split": splits.test_name,
         "images": len(test),
@@ -303,13 +328,14 @@ def _finish(
     model: Any,
     evaluation: dict[str, Any],
     outcome: Any,
+    trackers: Trackers,
     start: float,
 ) -> JobResult:
     """Export, measure what was exported, index, search, and write the report."""
     from trainer.launch.costs import model_size
     from trainer.launch.evaluating import measure
     from trainer.launch.report import write_report
-    from trainer.launch.searching import build_index, draw_neighbours, embed_items
+    from trainer.launch.searching import build_index, draw_neighbours, embed_items, searched
     from trainer.serving.embedder import Embedder
     from trainer.serving.export import export
 
@@ -324,20 +350,27 @@ def _finish(
     evaluation["training"] = asdict(outcome)
     evaluation["model"] = model_size(model, config)
     folder.write_json("evaluation.json", evaluation)
-    is_gallery = splits.test.domain == config.gallery_domain if config.gallery_domain else None
-    gallery = splits.test if is_gallery is None else splits.test.select(is_gallery)
-    vectors = embeddings if is_gallery is None else embeddings[is_gallery]
+    gallery, vectors = searched(config, splits.test, embeddings)
     with folder.local("index") as path:
         catalogue = build_index(config, gallery, vectors, path)
-    with folder.local("neighbours.png") as path:
+    with folder.local(NEIGHBOURS["trained"]) as path:
         neighbours = draw_neighbours(config, splits.test, embeddings, catalogue, path)
     folder.write_text("neighbours.json", json.dumps(neighbours, indent=1) + "\n")
+    for stage, name in NEIGHBOURS.items():
+        if folder.exists(name):
+            trackers.picture(outcome.step, f"neighbours/{stage}", folder.file(name))
+    final = {
+        f"{stage}/{metric}": value
+        for stage in ("untrained", "color_histogram", "trained")
+        for metric, value in evaluation[stage]["metrics"].items()
+    }
+    trackers.finish(outcome.step, final)
     seconds = time.perf_counter() - start
     write_report(folder, config, evaluation, seconds)
     return JobResult(
         run_dir=folder.path,
         report=folder.file("report.html"),
-        picture=folder.file("neighbours.png"),
+        picture=folder.file(NEIGHBOURS["trained"]),
         steps=outcome.step,
         seconds=seconds,
         untrained=evaluation["untrained"]["metrics"],

@@ -35,6 +35,11 @@ class CatalogueIndex:
     index: Index
     items: ItemTable
 
+    @classmethod
+    def exact(cls, items: ItemTable, embeddings: np.ndarray) -> CatalogueIndex:
+        """Return an exact index in memory over rows and their (N, D) float32 embeddings."""
+        return cls(get("index", "flat").build().build(embeddings, item_ids(items)), items)
+
     def picture(self, row: int) -> Picture:
         """Return the picture of item number `row`."""
         return _picture(self.items, row)
@@ -49,6 +54,17 @@ def item_ids(table: ItemTable) -> list[str]:
         ids.append(f"{path}#{row}" if path in seen else path)
         seen.add(path)
     return ids
+
+
+def searched(
+    config: JobConfig, table: ItemTable, embeddings: np.ndarray
+) -> tuple[ItemTable, np.ndarray]:
+    """Return the rows that a search may find, and their embeddings: those of the gallery domain,
+    or all where the config names none."""
+    if not config.gallery_domain:
+        return table, embeddings
+    is_gallery = table.domain == config.gallery_domain
+    return table.select(is_gallery), embeddings[is_gallery]
 
 
 def build_index(

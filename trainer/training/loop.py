@@ -20,7 +20,7 @@ from trainer.training.interrupts import Interrupted, InterruptGuard
 from trainer.training.progress import TrainingProgress
 from trainer.training.step import TrainStep, to_numpy
 from trainer.training.strategy import is_chief
-from trainer.training.trackers import Tracker, Trackers
+from trainer.training.trackers import Trackers
 
 LOG = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class Task:
     config: Mapping[str, Any] = field(default_factory=dict)
     validate: Callable[[], dict[str, float]] | None = None
     monitor: str | None = None
-    trackers: Sequence[Tracker] = ()
+    #: Started and told of numbers here; closed by who made them.
+    trackers: Trackers = field(default_factory=Trackers)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def fit(task: Task) -> Outcome:
     validate_every = options.validate_every or task.steps_per_epoch
     checkpoint_every = options.checkpoint_every or task.steps_per_epoch
     images_per_step = task.images_per_batch * options.accumulate
-    trackers = Trackers(task.trackers if chief else ())
+    trackers = task.trackers if chief else Trackers()
     trackers.start(step, task.config)
     saved_step = step if found is not None else -1
     unchecked: list[Any] = []
@@ -186,8 +187,6 @@ def fit(task: Task) -> Outcome:
         # The weights are those of the last whole step: worth keeping whatever went wrong.
         save()
         raise UserError(_readable(error)) from error
-    finally:
-        trackers.close()
 
     if best_step and tf.io.gfile.exists(checkpoints.best):
         state.restore(load(checkpoints.best)[0])

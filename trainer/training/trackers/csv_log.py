@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.config import register
 from trainer.data.files import write_bytes
+from trainer.training.trackers import Tracker
 
 COLUMNS = (
     "step",
@@ -27,7 +28,7 @@ COLUMNS = (
 
 
 @register("tracker", "csv")
-class CsvLog:
+class CsvLog(Tracker):
     """A row in `training.csv` for each report; empty cells where a number was not taken.
 
     A job that goes on from a checkpoint drops the rows that were written after it, so that the
@@ -53,14 +54,11 @@ class CsvLog:
         self._write()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a row."""
+        """Add a row, which is on disk on return."""
         row = {"step": str(step)}
         row.update({name: f"{values[name]:.7g}" for name in COLUMNS[1:] if name in values})
         self._rows.append(row)
         self._write()
-
-    def close(self) -> None:
-        """Nothing is left to do: each row is on disk when `log` returns."""
 
     def _write(self) -> None:
         # Rewriting the file costs little at a row per report, and works on stores without append.

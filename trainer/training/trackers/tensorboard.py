@@ -9,11 +9,13 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.config import register
+from trainer.data.files import read_bytes
+from trainer.training.trackers import Tracker
 
 
 @register("tracker", "tensorboard")
-class TensorBoard:
-    """Scalars and the effective config under `logs/`, for `tensorboard --logdir`.
+class TensorBoard(Tracker):
+    """Scalars, pictures and the effective config under `logs/`, for `tensorboard --logdir`.
 
     Args:
         run_dir: supplied, the run folder.
@@ -37,6 +39,16 @@ class TensorBoard:
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
+
+    def picture(self, step: int, name: str, path: str) -> None:
+        """Write the picture; a name that comes at several steps gets a slider."""
+        with self._writer.as_default(step=step):
+            tf.summary.image(name, tf.io.decode_image(read_bytes(path))[None])
+        self._writer.flush()
+
+    def finish(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one scalar for each final number."""
+        self.log(step, values)
 
     def close(self) -> None:
         """Close the event file."""
