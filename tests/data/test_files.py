@@ -1,7 +1,10 @@
 import io
 import os
+import subprocess
+import sys
 import uuid
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,6 +125,99 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (partial / "b").touch()
     assert os.listdir(target) == ["a"]
     assert os.listdir(tmp_path / "deep") == ["folder"]
+
+
+def fill(target, name):
+    with files.replaced_folder(target) as partial:
+        (partial / name).touch()
+        assert name not in os.listdir(target if target.exists() else target.parent)
+
+
+def test_a_folder_is_replaced_by_a_whole_one_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    fill(target, "a")
+    fill(target, "b")
+    assert os.listdir(target) == ["b"]
+
+    def fail():
+        with files.replaced_folder(target) as partial:
+            (partial / "c").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+    # Killed before each of the renames, and before the old folder is deleted.
+    rename = os.rename
+    for killed_at, left in [(0, "b"), (1, "b"), (2, "b"), (3, "new-3")]:
+        calls = iter(range(9))
+
+        def dying(source, goal, calls=calls, killed_at=killed_at):
+            if next(calls) == killed_at:
+                raise KeyboardInterrupt
+            rename(source, goal)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", dying)
+            if killed_at == 3:
+                fill(target, "new-3")
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    fill(target, f"new-{killed_at}")
+        files.restore_folder(target)
+        assert os.listdir(target) == [left]
+    fill(target, "last")
+    assert os.listdir(target) == ["last"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_lock_keeps_others_out_and_goes_with_its_process(tmp_path):
+    path = tmp_path / ".lock"
+    holder = f"""
+import sys
+sys.path.insert(0, {os.getcwd()!r})
+from trainer.data.files import locked
+with locked({str(path)!r}, "busy"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="busy"), files.locked(path, "busy"):
+            pass
+        process.kill()  # leaves the file, not the lock
+        process.wait()
+    assert path.exists()
+    with files.locked(path, "busy"):
+        with pytest.raises(UserError, match="busy"), files.locked(path, "busy", wait=0.05):
+            pass
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_only_one_at_a_time_has_a_lock(tmp_path):
+    """Each removes the file, so that the others wait for one that is no longer there."""
+    inside, most = [], []
+
+    def work(_):
+        for _ in range(20):
+            with files.locked(tmp_path / ".lock", "busy", wait=30):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert most == [1] * 160
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_checksum_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
 
 
 def test_what_it_makes_can_be_read_by_others(tmp_path):

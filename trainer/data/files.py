@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -236,6 +238,95 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `path` once the block ends well.
+
+    The folder that was there stays until then, and stays if the block raises. There is an instant
+    between two renames in which nothing is at `path`: a process that is killed in it leaves the
+    old folder as `.NAME.old`, which :func:`restore_folder` puts back.
+
+    Args:
+        path: the local folder to make or replace. Only one process at a time may do so: see
+            :func:`locked`.
+    """
+    target = Path(absolute(os.fspath(path)))
+    restore_folder(target)
+    fresh, outdated = target.with_name(f".{target.name}.new"), _outdated(target)
+    shutil.rmtree(fresh, ignore_errors=True)
+    with whole_folder(fresh) as partial:
+        yield partial
+    shutil.rmtree(outdated, ignore_errors=True)
+    if target.exists():
+        os.rename(target, outdated)
+    os.rename(fresh, target)
+    shutil.rmtree(outdated, ignore_errors=True)
+
+
+def restore_folder(path: str | os.PathLike[str]) -> None:
+    """Put back the folder that a process was about to replace by another when it was killed."""
+    target = Path(absolute(os.fspath(path)))
+    if not target.exists() and _outdated(target).exists():
+        os.rename(_outdated(target), target)
+
+
+def _outdated(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> Iterator[None]:
+    """Keep other processes on this machine out of what the block does.
+
+    The system lifts the lock when the process ends, however it ends.
+
+    Args:
+        path: local lock file, in a folder that exists; it is gone again after the block.
+        refusal: message of the error.
+        wait: seconds to wait for another process, default 0.
+
+    Raises:
+        UserError: another process is in such a block.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    end = time.monotonic() + wait
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= end:
+                    raise UserError(refusal) from None
+                time.sleep(0.02)
+                continue
+            # The one who held it before has removed the file: a lock on that keeps nobody out.
+            if not _is_file(lock.fileno(), path):
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            return
+
+
+def _is_file(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a local file, 64 hex digits, however large it is."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _umask() -> int:

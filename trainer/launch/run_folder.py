@@ -14,7 +14,15 @@ from typing import Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
-from trainer.data.files import gfile, is_remote, read_text, reason, remote_errors, write_bytes
+from trainer.data.files import (
+    gfile,
+    is_remote,
+    locked,
+    read_text,
+    reason,
+    remote_errors,
+    write_bytes,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -173,17 +181,8 @@ class RunFolder:
         if is_remote(self.path):
             yield
             return
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows
-            yield
-            return
         os.makedirs(self.path, exist_ok=True)
-        with open(self.file(".lock"), "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{self.path}: another process is working in it") from None
+        with locked(self.file(".lock"), f"{self.path}: another process is working in it"):
             yield
 
     def _move_away(self) -> None:

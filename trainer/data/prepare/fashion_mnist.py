@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -71,20 +70,9 @@ def prepare(
     data = _read(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Replaced only once its successor is complete.
-        successor = target.with_name(f".{target.name}.new")
-        shutil.rmtree(successor, ignore_errors=True)
-        with files.whole_folder(successor) as partial:
+        with files.replaced_folder(target) as partial:
             _write(partial, data, limit, val_per_class)
             (partial / NOTE).write_text(json.dumps(arguments) + "\n")
-        if target.exists():
-            outdated = target.with_name(f".{target.name}.old")
-            shutil.rmtree(outdated, ignore_errors=True)
-            os.rename(target, outdated)
-            os.rename(successor, target)
-            shutil.rmtree(outdated, ignore_errors=True)
-        else:
-            os.rename(successor, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {files.reason(error)}") from None
 

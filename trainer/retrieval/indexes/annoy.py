@@ -32,6 +32,8 @@ class Annoy(Index):
 
     https://github.com/spotify/annoy
 
+    A forest can't be changed: adding and removing builds it anew from the vectors in its file.
+
     Args:
         similarity: `cosine`, `dot` or `euclidean`.
         trees: trees in the forest, at least 1; more is better and larger.
@@ -43,6 +45,8 @@ class Annoy(Index):
     kind = "annoy"
     tunable = ("search_k",)
     filename = "index.annoy"
+    #: Threads of a search of several queries; None: one for each processor of the machine.
+    threads: int | None = None
 
     def __init__(
         self,
@@ -65,6 +69,14 @@ class Annoy(Index):
         index.build(self.parameters["trees"], n_jobs=1)
         self._index = index
 
+    def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
+        # A forest can't be changed once it is built; it keeps the vectors for another one.
+        stay = np.delete(np.arange(len(self)), gone)
+        held = np.empty((len(stay), self.dim), np.float32)
+        for row, item in enumerate(stay.tolist()):
+            held[row] = self._index.get_item_vector(item)
+        self._build(np.concatenate([held, new]))
+
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         look = self.parameters["search_k"] or -1
         positions = np.full((len(queries), k), -1, np.int64)
@@ -75,7 +87,7 @@ class Annoy(Index):
             positions[row, : len(found)] = found
             scores[row, : len(found)] = self._scores(np.array(distances))
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
             list(pool.map(one, range(len(queries)), chunksize=64))
         return positions, scores
 

@@ -7,7 +7,6 @@ is executed or unpickled when it is read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from trainer.config import UserError, get
+from trainer.data.files import sha256
 from trainer.retrieval.ranking import Similarity
 from trainer.retrieval.results import RetrievalResults, take
 from trainer.retrieval.vectors import CHUNK, check_embeddings, check_ids, normalise
@@ -28,7 +28,7 @@ FORMAT = "mildnet-index-1"
 
 
 class Index(ABC):
-    """A searchable set of embeddings with ids; subclasses fill in the four `_` methods.
+    """A searchable set of embeddings with ids; subclasses fill in the five `_` methods.
 
     Scores are similarities, higher is closer, and mean the same for every kind of index: `cosine`
     is the cosine in -1..1, `dot` the dot product, `euclidean` the negative squared distance.
@@ -45,6 +45,8 @@ class Index(ABC):
         self.parameters: dict[str, Any] = {"similarity": similarity, **parameters}
         self.ids = np.empty(0, np.int64)
         self.dim = 0
+        #: Texts that are saved with the index, such as which model its embeddings are of.
+        self.notes: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,17 +65,89 @@ class Index(ABC):
         Raises:
             UserError: values or ids that do not fit, or too few vectors to train on.
         """
-        embeddings = check_embeddings(embeddings)
-        kept = np.arange(len(embeddings)) if ids is None else check_ids(ids, "ids")
-        if kept.shape != (len(embeddings),):
-            raise UserError(
-                f"{kept.shape} ids for {len(embeddings)} embeddings: one each is needed"
-            )
-        names, times = np.unique(kept, return_counts=True)
-        if len(names) < len(kept):
-            raise UserError(f"id {names[times > 1][0]} is given twice: ids must be distinct")
+        embeddings, names = _checked(embeddings, ids)
         self._build(self._prepared(embeddings))
-        self.ids, self.dim = kept, embeddings.shape[1]
+        self.ids, self.dim = names, embeddings.shape[1]
+        return self
+
+    def add(
+        self,
+        embeddings: np.ndarray,
+        ids: np.ndarray | Sequence[int] | Sequence[str],
+        *,
+        replace: bool = False,
+    ) -> Index:
+        """Add items behind those that are there, and return the index; nothing is trained anew.
+
+        Args:
+            embeddings: (M, D) float, finite, D as in the index.
+            ids: (M,) distinct ids, of the kind that the index has.
+            replace: let items take the place of those with the same ids.
+
+        Raises:
+            UserError: as :meth:`update`; the index is then as it was.
+        """
+        same: np.ndarray | tuple[()] = ()
+        if replace and len(ids):
+            same = self.ids[np.isin(self.ids, self._alike(ids))]
+        return self.update(same, embeddings, ids)
+
+    def remove(self, ids: np.ndarray | Sequence[int] | Sequence[str]) -> Index:
+        """Remove items, and return the index.
+
+        Args:
+            ids: (M,) distinct ids, each in the index; not all of them.
+
+        Raises:
+            UserError: as :meth:`update`; the index is then as it was.
+        """
+        return self.update(ids)
+
+    def update(
+        self,
+        remove: np.ndarray | Sequence[int] | Sequence[str] = (),
+        embeddings: np.ndarray | None = None,
+        ids: np.ndarray | Sequence[int] | Sequence[str] = (),
+    ) -> Index:
+        """Remove some items, then add others behind those that stay, and return the index.
+
+        A search gives what it would give if the index had been built from what it holds now, in
+        this order: to the digit for `flat` and `annoy`, as near as any two builds of the graph for
+        `hnsw`. `ivf_pq` keeps the cells and codes that it learned when it was built, so build it
+        anew when the catalogue has become another one.
+
+        Args:
+            remove: distinct ids, each in the index.
+            embeddings: (M, D) float, finite, D as in the index; none to add nothing.
+            ids: (M,) distinct ids of the new items, none of them among those that stay.
+
+        Raises:
+            UserError: an empty index, an id that is unknown or there already or of another kind,
+                other dimensions, or nothing would be left; the index is then as it was.
+        """
+        if not len(self):
+            raise UserError("the index is empty: build it or load one first")
+        gone = self._rows(remove)
+        stay = np.delete(self.ids, gone)
+        new = np.empty((0, self.dim), np.float32) if embeddings is None else embeddings
+        if len(new) or len(ids):
+            new, names = _checked(new, ids)
+            self._check_dim(new, "embeddings")
+            there = np.isin(self._alike(names), stay)
+            if there.any():
+                raise UserError(
+                    f"id {names[there][0]} is in the index already: replace=True lets the new item "
+                    "take its place"
+                )
+            stay = np.concatenate([stay, names])
+        if not len(stay):
+            raise UserError(
+                "nothing would be left in the index, which can't be empty: delete it, or add the "
+                "new items first"
+            )
+        if len(gone) or len(new):
+            self._update(gone, self._prepared(new))
+            self.ids = stay
         return self
 
     def search(
@@ -97,11 +171,7 @@ class Index(ABC):
         if k < 1:
             raise UserError(f"k={k}: at least 1 neighbour has to be asked for")
         queries = check_embeddings(queries, "queries")
-        if queries.shape[1] != self.dim:
-            raise UserError(
-                f"queries have {queries.shape[1]} dimensions but the index has {self.dim}: "
-                "use the model that the index was built with"
-            )
+        self._check_dim(queries, "queries")
         k = min(k, len(self))
         positions = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
@@ -153,7 +223,8 @@ class Index(ABC):
             "parameters": self.parameters,
             "count": len(self),
             "dim": self.dim,
-            "files": {name: _sha256(folder / name) for name in (self.filename, ids)},
+            "notes": self.notes,
+            "files": {name: sha256(folder / name) for name in (self.filename, ids)},
         }
         (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
@@ -164,9 +235,47 @@ class Index(ABC):
         normalise(embeddings)
         return embeddings
 
+    def _check_dim(self, vectors: np.ndarray, name: str) -> None:
+        if vectors.shape[1] != self.dim:
+            raise UserError(
+                f"{name} have {vectors.shape[1]} dimensions but the index has {self.dim}: "
+                "use the model that the index was built with"
+            )
+
+    def _alike(self, ids: np.ndarray | Sequence[int] | Sequence[str]) -> np.ndarray:
+        """Return ids as an array, once it is sure that they are of the index's kind."""
+        names = check_ids(ids, "ids")
+        if names.dtype.kind != self.ids.dtype.kind:
+            kinds = {"U": "strings", "i": "integers"}
+            raise UserError(
+                f"ids are {kinds[names.dtype.kind]}, those of the index are "
+                f"{kinds[self.ids.dtype.kind]}"
+            )
+        return names
+
+    def _rows(self, ids: np.ndarray | Sequence[int] | Sequence[str]) -> np.ndarray:
+        """Return the positions of ids that are in the index, ascending."""
+        if not len(ids):
+            return np.empty(0, np.int64)
+        names = self._alike(ids)
+        _check_distinct(names)
+        unknown = ~np.isin(names, self.ids)
+        if unknown.any():
+            more = f" (nor are {unknown.sum() - 1} others)" if unknown.sum() > 1 else ""
+            raise UserError(f"id {names[unknown][0]} is not in the index{more}: nothing is removed")
+        return np.flatnonzero(np.isin(self.ids, names))
+
     @abstractmethod
     def _build(self, embeddings: np.ndarray) -> None:
         """Index the (N, D) float32 rows, already normalised for `cosine`."""
+
+    @abstractmethod
+    def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
+        """Take out the positions `gone`, ascending; those behind them move up. Then append `new`.
+
+        `new` is (M, D) float32 as for :meth:`_build`. Either may be empty, not both, and at least
+        one item is left in the end.
+        """
 
     @abstractmethod
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +288,24 @@ class Index(ABC):
     @abstractmethod
     def _read(self, path: Path, dim: int) -> tuple[int, int]:
         """Read what :meth:`_write` wrote; return the count and dimensions found there."""
+
+
+def _checked(
+    embeddings: np.ndarray, ids: np.ndarray | Sequence[int] | Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings and their ids (0..N-1 by default) once they are found to fit."""
+    embeddings = check_embeddings(embeddings)
+    names = np.arange(len(embeddings)) if ids is None else check_ids(ids, "ids")
+    if names.shape != (len(embeddings),):
+        raise UserError(f"{names.shape} ids for {len(embeddings)} embeddings: one each is needed")
+    _check_distinct(names)
+    return embeddings, names
+
+
+def _check_distinct(ids: np.ndarray) -> None:
+    names, times = np.unique(ids, return_counts=True)
+    if len(names) < len(ids):
+        raise UserError(f"id {names[times > 1][0]} is given twice: ids must be distinct")
 
 
 def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
@@ -212,12 +339,14 @@ def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
             )
         ids = "ids.json" if "ids.json" in meta["files"] else "ids.npy"
         for name in (index.filename, ids):
-            if _sha256(source / name) != meta["files"][name]:
+            if sha256(source / name) != meta["files"][name]:
                 raise UserError(f"{source / name} is truncated or altered: build the index again")
         if ids == "ids.json":
             index.ids = np.array(json.loads((source / ids).read_text(encoding="utf-8")), str)
         else:
             index.ids = np.load(source / ids, allow_pickle=False)
+        # Folders of before notes were kept are read, too.
+        index.notes = dict(meta.get("notes", {}))
         count, index.dim = index._read(source / index.filename, int(meta["dim"]))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -225,11 +354,3 @@ def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
     if count != len(index.ids) or (count, index.dim) != (meta.get("count"), meta.get("dim")):
         raise UserError(f"{source} has parts of different indexes: build it again")
     return index
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

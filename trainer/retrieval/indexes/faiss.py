@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 #: FAISS's own advice: training vectors per centroid below which clusters get poor.
 POINTS_PER_CENTROID = 39
+#: Share of the nodes of a graph that removed items may hold; past it the graph is built anew.
+MOST_REMOVED = 0.25
 
 
 def _faiss() -> Any:
@@ -26,6 +28,12 @@ def _faiss() -> Any:
             "this index needs FAISS: pip install 'mildnet[cpu]', or 'mildnet[gpu]' with a GPU"
         ) from None
     return faiss
+
+
+def gpus() -> int:
+    """Return how many GPUs FAISS can use: 0 where it was made without them, too."""
+    faiss = _faiss()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
 class _FaissIndex(Index):
@@ -48,14 +56,24 @@ class _FaissIndex(Index):
         made.add(embeddings)
         self._index = self._placed(made)
 
+    def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
+        index = self._on_cpu()  # FAISS removes nothing on a GPU
+        if len(gone):
+            index.remove_ids(gone)
+            self._renumber(index, gone)
+        if len(new):
+            index.add(new)
+        self._index = self._placed(index)
+
+    def _renumber(self, index: Any, gone: np.ndarray) -> None:
+        """Move positions up after a removal, where FAISS does not do that."""
+
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         scores, positions = self._index.search(queries, k)
         return positions, -scores if self.similarity == "euclidean" else scores
 
     def _write(self, path: Path) -> None:
-        faiss = _faiss()
-        index = faiss.index_gpu_to_cpu(self._index) if self._uses_gpu() else self._index
-        faiss.write_index(index, str(path))
+        _faiss().write_index(self._on_cpu(), str(path))
 
     def _read(self, path: Path, dim: int) -> tuple[int, int]:
         index = _faiss().read_index(str(path))
@@ -71,14 +89,16 @@ class _FaissIndex(Index):
         wanted = self.parameters.get("gpu", "off")
         if not self.on_gpu or wanted == "off":
             return False
-        faiss = _faiss()
-        there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+        there = gpus() > 0
         if wanted == "on" and not there:
             raise UserError(
                 "gpu=on, but this FAISS sees no GPU: install mildnet[gpu] on a machine with one, "
                 "or use gpu=auto"
             )
         return there
+
+    def _on_cpu(self) -> Any:
+        return _faiss().index_gpu_to_cpu(self._index) if self._uses_gpu() else self._index
 
     def _placed(self, index: Any) -> Any:
         if not self._uses_gpu():
@@ -119,6 +139,9 @@ class HNSW(_FaissIndex):
 
     Malkov and Yashunin, 2016, https://arxiv.org/abs/1603.09320
 
+    Items join the graph where they belong. Those that are removed stay in it as waypoints that are
+    never returned, until they are a quarter of it: then it is built anew from the vectors it keeps.
+
     Args:
         similarity: `cosine`, `dot` or `euclidean`.
         m: links of an item in each layer, at least 2; more means better recall and more memory
@@ -154,10 +177,69 @@ class HNSW(_FaissIndex):
     def _tune(self, index: Any) -> None:
         index.hnsw.efSearch = self.parameters["ef_search"]
 
+    def _build(self, embeddings: np.ndarray) -> None:
+        super()._build(embeddings)
+        self._positions = np.arange(len(embeddings))
+
+    def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
+        stays = self._positions >= 0
+        stays[np.flatnonzero(stays)[gone]] = False
+        nodes = len(stays) + len(new)
+        if nodes - len(new) - stays.sum() > MOST_REMOVED * nodes:
+            held = self._index.storage.reconstruct_n(0, len(stays))
+            self._build(np.concatenate([held[stays], new]))
+            return
+        if len(new):
+            self._index.add(new)
+        self._positions = _positions(np.concatenate([stays, np.ones(len(new), bool)]))
+
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        # With fewer candidates than neighbours asked for, the graph walk returns holes.
-        self._index.hnsw.efSearch = max(self.parameters["ef_search"], k)
-        return super()._search(queries, k)
+        nodes = len(self._positions)
+        removed = nodes - len(self)
+        positions = np.full((len(queries), k), -1, np.int64)
+        scores = np.zeros((len(queries), k), np.float32)
+        rows = np.arange(len(queries))
+        wanted = min(nodes, k + -(-k * removed // nodes))
+        while len(rows):
+            # With fewer candidates than neighbours asked for, the graph walk returns holes.
+            self._index.hnsw.efSearch = max(self.parameters["ef_search"], wanted)
+            values, found = super()._search(queries[rows], wanted)[::-1]
+            places = np.where(found >= 0, self._positions[found], -1)
+            order = np.argsort(places < 0, axis=1, kind="stable")[:, :k]
+            positions[rows] = np.take_along_axis(places, order, axis=1)
+            scores[rows] = np.take_along_axis(values, order, axis=1)
+            # Where removed items crowd out the others the walk has to go further, unless it has
+            # met all that there is.
+            lacking = (places >= 0).sum(axis=1) < k
+            rows = rows[lacking & (found >= 0).all(axis=1)]
+            if not removed or wanted == nodes:
+                break
+            wanted = min(nodes, 2 * wanted)
+        return positions, scores
+
+    def _write(self, path: Path) -> None:
+        if len(self._positions) == len(self):
+            super()._write(path)
+            return
+        # FAISS's own way to give nodes other numbers; made around an index, it wants an empty one.
+        faiss = _faiss()
+        numbered = faiss.IndexIDMap(faiss.IndexFlat(self.dim))
+        numbered.index, numbered.ntotal = self._index, self._index.ntotal
+        faiss.copy_array_to_vector(self._positions, numbered.id_map)
+        faiss.write_index(numbered, str(path))
+
+    def _read(self, path: Path, dim: int) -> tuple[int, int]:
+        faiss = _faiss()
+        index = faiss.read_index(str(path))
+        self._positions = np.arange(index.ntotal)
+        if isinstance(index, faiss.IndexIDMap):
+            self._positions = faiss.vector_to_array(index.id_map)
+            index.own_fields = False
+            index = faiss.downcast_index(index.index)
+            index.this.own(True)
+        self._tune(index)
+        self._index = index
+        return int((self._positions >= 0).sum()), int(index.d)
 
 
 @register("index", "ivf_pq")
@@ -165,6 +247,8 @@ class IVFPQ(_FaissIndex):
     """Approximate search in compressed form: smallest memory, for large catalogues (FAISS IVF-PQ).
 
     Jegou et al., 2011, https://doi.org/10.1109/TPAMI.2010.57
+
+    Added items are put into the cells and codes that were learned when the index was built.
 
     Args:
         similarity: `cosine`, `dot` or `euclidean`.
@@ -246,6 +330,15 @@ class IVFPQ(_FaissIndex):
         index.train(training)
         return index
 
+    def _renumber(self, index: Any, gone: np.ndarray) -> None:
+        faiss = _faiss()
+        left = np.delete(np.arange(index.ntotal + len(gone)), gone)
+        for cell in range(index.nlist):
+            size = index.invlists.list_size(cell)
+            if size:
+                held = faiss.rev_swig_ptr(index.invlists.get_ids(cell), size)
+                held[:] = np.searchsorted(left, held)
+
     def _training(self, embeddings: np.ndarray) -> np.ndarray:
         size = self.parameters["training_size"]
         if len(embeddings) <= size:
@@ -255,6 +348,11 @@ class IVFPQ(_FaissIndex):
 
     def _tune(self, index: Any) -> None:
         index.nprobe = min(self.parameters["nprobe"], index.nlist)
+
+
+def _positions(stays: np.ndarray) -> np.ndarray:
+    """Return the number of each one that stays among those that do, -1 for the others."""
+    return np.where(stays, np.cumsum(stays) - 1, -1)
 
 
 def _codes(dim: int) -> int:
