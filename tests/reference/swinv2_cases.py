@@ -32,6 +32,19 @@ CASES = {
     },
 }  # fmt: skip
 
+#: Name -> arguments of timm's SwinTransformerV2.
+TIMM_CASES = {
+    # The last stage is smaller than the window.
+    "timm": {
+        "img_size": 64, "embed_dim": 16, "depths": (2, 2, 2), "num_heads": (2, 4, 4),
+        "window_size": 8, "pretrained_window_sizes": (0, 0, 0),
+    },
+    "timm pretrained windows": {
+        "img_size": 96, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4),
+        "window_size": 6, "pretrained_window_sizes": (4, 3),
+    },
+}  # fmt: skip
+
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return random numbers (float32) that follow from the name alone."""
@@ -39,7 +52,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a weight by Hugging Face's name, with nothing at its initial value.
+    """Return a weight by Hugging Face's or timm's name, with nothing at its initial value.
 
     One head has a logit scale of 5, above the 4.6 at which it is cut off; with all of them there,
     the rounding of the first layers would grow a hundredfold on the way to the last.
@@ -47,7 +60,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     values = 0.3 * draw(name, shape)
     if name.endswith("logit_scale"):
         values += 2.0
-        if ".layers.0.blocks.0." in name:
+        if "layers.0.blocks.0." in name:
             values[0] = 5.0
         return values
     if "norm" in name and name.endswith("weight"):
@@ -57,5 +70,5 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def pictures(case: str) -> np.ndarray:
     """Return two pictures (2, H, W, 3)."""
-    size = CASES[case]["image_size"]
+    size = CASES[case]["image_size"] if case in CASES else TIMM_CASES[case]["img_size"]
     return draw(f"pictures of {case}", (2, size, size, 3))

@@ -15,7 +15,7 @@ from trainer.config import Component, UserError, get
 from trainer.models import TRUNK
 
 #: Endings of checkpoints that a converter reads.
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
+CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def parse_trunk(trunk: str) -> tuple[Component, dict[str, Any]]:
@@ -172,7 +172,7 @@ def load_checkpoint(trunk: keras.Model, path: str, converter: str) -> None:
 
     Args:
         trunk: the trunk as its function returned it.
-        path: a `.pth` or `.pt` file.
+        path: a file with an ending of :data:`CHECKPOINTS`.
         converter: module whose `load(trunk, path)` knows the names in the file.
 
     Raises:

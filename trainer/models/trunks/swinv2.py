@@ -11,7 +11,7 @@ from trainer.models.swinv2 import build_swinv2
 
 #: Channels of the first stage, depths, heads, side of a window in tokens; Liu et al.'s table, with
 #: the windows of the checkpoints for 256 pixels (large: 192).
-PRESETS = {
+PRESETS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int]] = {
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 8),
     "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 8),
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 16),

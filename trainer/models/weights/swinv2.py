@@ -1,10 +1,11 @@
-"""Swin V2 from Hugging Face's names and layouts to ours."""
+"""Swin V2 from the names and layouts of Hugging Face, timm and Microsoft's release to ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,11 +13,12 @@ from keras import ops
 
 from trainer.config import UserError
 from trainer.models.weights.assign import assign
+from trainer.models.weights.torch_checkpoint import read_torch_checkpoint
 
 #: What a checkpoint holds besides: the head, a mask token, and tables that follow from the window.
 LEFT_OUT = re.compile(
-    r"classifier\.(weight|bias)|embeddings\.mask_token|decoder\..*"
-    r"|.*\.(relative_coords_table|relative_position_index)"
+    r"(classifier|head|head\.fc)\.(weight|bias)|(embeddings\.)?mask_token|decoder\..*"
+    r"|.*\.(relative_coords_table|relative_position_index|attn_mask)"
 )
 
 OUTSIDE = {
@@ -37,14 +39,50 @@ INSIDE = {
     "output.dense": "mlp_2",
 }
 
+#: Names of Microsoft's release, which timm shares, -> Hugging Face's: around blocks, in a block.
+RELEASED_OUTSIDE = {
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "patch_embed.norm": "embeddings.norm",
+    "norm": "layernorm",
+}
+RELEASED_INSIDE = {
+    "attn.q_bias": "attention.self.query.bias",
+    "attn.v_bias": "attention.self.value.bias",
+    "attn.logit_scale": "attention.self.logit_scale",
+    "attn.relative_coords_table": "attention.self.relative_coords_table",
+    "attn.cpb_mlp.0": "attention.self.continuous_position_bias_mlp.0",
+    "attn.cpb_mlp.2": "attention.self.continuous_position_bias_mlp.2",
+    "attn.proj": "attention.output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
 
 def load(trunk: keras.Model, path: str | Path) -> None:
-    """Load a `model.safetensors` of Hugging Face into our trunk.
+    """Load a checkpoint of Hugging Face, timm or Microsoft's release into our trunk.
 
     Raises:
         UserError: no such file, the file is damaged, it holds something else or something less, or
             the package that reads it is not installed.
     """
+    load_swinv2(trunk, read_arrays(path), str(path))
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a `.safetensors` file, or a PyTorch checkpoint under any other ending.
+
+    Returns:
+        Name -> array, as in the file. Nothing in the file is executed.
+
+    Raises:
+        UserError: no such file, the file is damaged, or the package that reads it is not installed.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    if Path(path).suffix != ".safetensors":
+        return read_torch_checkpoint(path)
     try:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -53,44 +91,95 @@ def load(trunk: keras.Model, path: str | Path) -> None:
             f'{path} needs the package safetensors: pip install "mildnet[pretrained]"'
         ) from None
     try:
-        arrays = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read as a safetensors file: {error}") from None
-    load_swinv2(trunk, arrays, str(path))
 
 
 def load_swinv2(
-    trunk: keras.Model, mapping: Mapping[str, np.ndarray], source: str = "the mapping"
+    backbone: keras.Model, mapping: Mapping[str, Any], source: str = "the mapping"
 ) -> None:
-    """Set all weights of a Swin V2 trunk.
+    """Set all weights of a Swin V2.
 
     Args:
-        trunk: what :func:`trainer.models.swinv2.build_swinv2` made.
-        mapping: Hugging Face's names -> arrays in PyTorch's layout; names of a model that has the
-            trunk as `swinv2.` are taken too.
+        backbone: a :class:`trainer.models.swinv2_backbone.SwinV2Backbone`, or what
+            :func:`trainer.models.swinv2.build_swinv2` made.
+        mapping: names -> arrays in PyTorch's layout, as :func:`hugging_face` takes them. A
+            classifier and what follows from the window are left out; all else is used once.
         source: where they come from, for messages.
 
     Raises:
-        UserError: an array that is missing, unknown, or of another shape.
+        UserError: an array that is missing, unknown, or of another shape. No weight is changed
+            then.
     """
     arrays: dict[str, np.ndarray] = {}
-    for name, array in mapping.items():
-        short = name.removeprefix("swinv2.")
-        if LEFT_OUT.fullmatch(short):
+    for name, array in hugging_face(mapping, source).items():
+        if LEFT_OUT.fullmatch(name):
             continue
-        target = variable_path(short)
-        if target is None or target in arrays:
-            raise UserError(f"{source} has weights that {trunk.name} does not: {name}")
+        target = variable_path(name)
+        if target is None:
+            raise UserError(f"{source} has weights that {backbone.name} does not: {name}")
         if target.endswith("/kernel"):
             array = array.transpose((2, 3, 1, 0)) if array.ndim == 4 else array.T
-        arrays[target] = np.asarray(array)
+        arrays[target] = array
     # The random states of stochastic depth stay: they are no weights.
     states = {
         variable.path: ops.convert_to_numpy(variable)
-        for variable in trunk.variables
+        for variable in backbone.variables
         if variable.path.endswith("/seed_generator_state")
     }
-    assign(trunk, states | arrays, source)
+    assign(backbone, states | arrays, source)
+
+
+def hugging_face(mapping: Mapping[str, Any], source: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a checkpoint under the names of Hugging Face's Swinv2Model.
+
+    Args:
+        mapping: names -> arrays. Taken are the names of Swinv2Model, also behind `swinv2.` as a
+            model with a head has them; of timm, whose stages begin with their merging; and of
+            Microsoft's release, whose stages end with it.
+        source: where they come from, for messages.
+
+    Returns:
+        Name -> float32 array; names of neither kind as they were.
+
+    Raises:
+        UserError: two names for one array.
+    """
+    # timm's first stage has nothing to merge, Microsoft's has.
+    ahead = 0 if any(name.startswith("layers.0.downsample.") for name in mapping) else 1
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in mapping.items():
+        for found, array in _translate(name.removeprefix("swinv2."), np.asarray(value), ahead):
+            if found in arrays:
+                raise UserError(f"{source} has two arrays for {found}; one is {name}")
+            arrays[found] = np.asarray(array, np.float32)
+    return arrays
+
+
+def _translate(name: str, array: np.ndarray, ahead: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Give the Hugging Face name of an array, or its parts with theirs."""
+    module, _, kind = name.rpartition(".")
+    block = re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.(.+)", name)
+    merging = re.fullmatch(r"layers\.(\d+)\.(downsample\..+)", name)
+    if block:
+        lead = f"encoder.layers.{block[1]}.blocks.{block[2]}"
+        module, _, kind = block[3].rpartition(".")
+        if block[3] == "attn.qkv.weight":
+            for part, rows in zip(("query", "key", "value"), np.array_split(array, 3), strict=True):
+                yield f"{lead}.attention.self.{part}.weight", rows
+        elif block[3] in RELEASED_INSIDE:
+            yield f"{lead}.{RELEASED_INSIDE[block[3]]}", array
+        elif module in RELEASED_INSIDE:
+            yield f"{lead}.{RELEASED_INSIDE[module]}.{kind}", array
+        else:
+            yield name, array
+    elif merging:
+        yield f"encoder.layers.{int(merging[1]) - ahead}.{merging[2]}", array
+    elif module in RELEASED_OUTSIDE:
+        yield f"{RELEASED_OUTSIDE[module]}.{kind}", array
+    else:
+        yield name, array
 
 
 def variable_path(name: str) -> str | None:
