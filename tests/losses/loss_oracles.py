@@ -121,6 +121,122 @@ def ntxent(labels, x, temperature=0.07):
     return average(losses)
 
 
+def circle(labels, x, margin=0.4, gamma=80.0, held=None):
+    """The weights are those of the embeddings `held`, as they have no gradient."""
+    s = table("cosine", x, similarity=True)
+    fixed = s if held is None else table("cosine", held, similarity=True)
+    losses = []
+    for a in range(len(labels)):
+        near = [
+            math.exp(-gamma * max(0.0, 1 + margin - fixed[a][p]) * (s[a][p] - (1 - margin)))
+            for p in positives(labels, a)
+        ]
+        far = [
+            math.exp(gamma * max(0.0, fixed[a][n] + margin) * (s[a][n] - margin))
+            for n in negatives(labels, a)
+        ]
+        if near and far:
+            losses.append(math.log1p(sum(near) * sum(far)))
+    return average(losses)
+
+
+def supcon(labels, x, temperature=0.1):
+    s = table("cosine", x, similarity=True)
+    losses = []
+    for a in range(len(labels)):
+        near, far = positives(labels, a), negatives(labels, a)
+        if near and far:
+            everything = sum(math.exp(s[a][i] / temperature) for i in near + far)
+            shares = [math.exp(s[a][p] / temperature) / everything for p in near]
+            losses.append(-average([math.log(share) for share in shares]))
+    return average(losses)
+
+
+def lifted_structure(labels, x, margin=1.0, distance="euclidean"):
+    d = table(distance, x)
+    losses = []
+    for i in range(len(labels)):
+        for j in positives(labels, i) if negatives(labels, i) else []:
+            if i < j:
+                far = [d[i][k] for k in negatives(labels, i)]
+                far += [d[j][k] for k in negatives(labels, j)]
+                total = math.log(sum(math.exp(margin - value) for value in far)) + d[i][j]
+                losses.append(max(0.0, total) ** 2 / 2)
+    return average(losses)
+
+
+def npairs(labels, x, temperature=1.0, l2=0.0):
+    pairs = []
+    for label in set(np.asarray(labels).tolist()):
+        rows = [row for row in range(len(labels)) if labels[row] == label]
+        pairs += list(zip(rows[::2], rows[1::2], strict=False))
+    losses, lengths = [], []
+    for a, p in pairs:
+        far = [x[a] @ x[other] - x[a] @ x[p] for _, other in pairs if labels[other] != labels[a]]
+        losses.append(math.log1p(sum(math.exp(value / temperature) for value in far)))
+        lengths += [float(x[a] @ x[a]), float(x[p] @ x[p])]
+    return average(losses) + l2 * average(lengths)
+
+
+def proxy_anchor(labels, x, classes, proxies, margin=0.1, alpha=32.0):
+    pulls, pushes = [], []
+    items = [row for row in range(len(labels)) if labels[row] in classes]
+    for label, proxy in zip(classes, proxies, strict=True):
+        s = {row: distance("cosine", x[row], proxy) for row in items}
+        near = [math.exp(-alpha * (s[row] - margin)) for row in items if labels[row] == label]
+        far = [math.exp(alpha * (s[row] + margin)) for row in items if labels[row] != label]
+        if near:
+            pulls.append(math.log1p(sum(near)))
+        pushes.append(math.log1p(sum(far)))
+    return average(pulls) + average(pushes)
+
+
+def softmax_loss(labels, classes, logits_of):
+    losses = []
+    for row, label in enumerate(labels):
+        if label in classes:
+            logits = logits_of(row)
+            total = sum(math.exp(value) for value in logits)
+            losses.append(-math.log(math.exp(logits[list(classes).index(label)]) / total))
+    return losses
+
+
+def proxy_nca(labels, x, classes, proxies, temperature=0.11):
+    proxies = np.asarray(proxies, np.float64)
+    directions = proxies / np.linalg.norm(proxies, axis=1, keepdims=True)
+
+    def logits(row):
+        at = x[row] / np.linalg.norm(x[row])
+        return [-distance("squared_euclidean", at, proxy) / temperature for proxy in directions]
+
+    return average(softmax_loss(labels, classes, logits))
+
+
+def soft_triple(
+    labels, x, classes, proxies, centers_per_class=10, la=20.0, gamma=0.1, margin=0.01, tau=0.2
+):
+    groups = np.reshape(proxies, (len(classes), centers_per_class, -1))
+
+    def logits(row):
+        found = []
+        for label, centers in zip(classes, groups, strict=True):
+            s = [distance("cosine", x[row], center) for center in centers]
+            weights = [math.exp(value / gamma) for value in s]
+            mixed = sum(w * v for w, v in zip(weights, s, strict=True)) / sum(weights)
+            found.append(la * (mixed - margin * (label == labels[row])))
+        return found
+
+    losses = softmax_loss(labels, classes, logits)
+    apart = [
+        math.sqrt(2 + 1e-5 - 2 * distance("cosine", centers[s], centers[t]))
+        for centers in groups
+        for s in range(centers_per_class)
+        for t in range(s)
+    ]
+    # There are K (K - 1) / 2 pairs a class, and the divisor is C K (K - 1).
+    return average(losses) + (tau * average(apart) / 2 if losses else 0.0)
+
+
 def _released(triplets):
     return np.clip(triplets, 1e-7, 1 - 1e-7)
 

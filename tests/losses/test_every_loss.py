@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import losses
+from tests.losses import prepared
 from trainer.config import registry
 
 COMPONENTS = registry.components("loss")
 OF_LABELS = [name for name, found in COMPONENTS.items() if found.tags["takes"] == "labels"]
+OF_PROXIES = [name for name in OF_LABELS if prepared.has_proxies(name)]
+OF_PAIRS = [name for name in OF_LABELS if name not in OF_PROXIES]
 OF_TRIPLETS = [name for name, found in COMPONENTS.items() if found.tags["takes"] == "triplets"]
 
 
@@ -43,7 +45,7 @@ def test_there_are_both_kinds():
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_eager_graph_and_xla_agree(name):
     labels, x = batch(name)
-    loss = losses.get(name)
+    loss = prepared.get(name)
     labels, x = tf.constant(labels), tf.constant(x)
     value, gradient = step(loss, labels, x)
     assert value.shape == ()
@@ -57,7 +59,7 @@ def test_eager_graph_and_xla_agree(name):
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_one_graph_serves_batches_of_any_size(name):
-    loss = losses.get(name)
+    loss = prepared.get(name)
     labels, x = batch(name)
     signature = [
         tf.TensorSpec([None], tf.int64),
@@ -77,7 +79,7 @@ def test_one_graph_serves_batches_of_any_size(name):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_low_precision_is_computed_with_in_float32(name, dtype):
     labels, x = batch(name)
-    loss = losses.get(name)
+    loss = prepared.get(name)
     low = tf.cast(x, dtype)
     value, gradient = step(loss, labels, low)
     assert value.dtype == (tf.float64 if dtype == "float64" else tf.float32)
@@ -92,7 +94,7 @@ def test_low_precision_is_computed_with_in_float32(name, dtype):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_small_steps_against_the_gradient_lower_the_loss(name):
     labels, x = batch(name)
-    loss = losses.get(name)
+    loss = prepared.get(name)
     x = tf.constant(x)
     value, gradient = step(loss, labels, x)
     lower = loss(labels, x - 1e-3 * gradient / tf.norm(gradient))
@@ -103,13 +105,13 @@ def test_small_steps_against_the_gradient_lower_the_loss(name):
 def test_a_collapsed_batch_has_a_finite_gradient(name):
     labels, x = batch(name)
     for same in (np.zeros_like(x), np.full_like(x, 0.25)):
-        value, gradient = step(losses.get(name), labels, tf.constant(same))
+        value, gradient = step(prepared.get(name), labels, tf.constant(same))
         assert np.isfinite(value)
         assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize("classes", ["one class", "all different", "one item"])
-@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("name", OF_PAIRS)
 def test_without_a_valid_pair_the_loss_is_zero_with_zero_gradients(name, classes):
     _, x = batch(name)
     labels = {"one class": np.zeros(24), "all different": np.arange(24), "one item": [0]}[classes]
@@ -118,18 +120,31 @@ def test_without_a_valid_pair_the_loss_is_zero_with_zero_gradients(name, classes
     if name == "contrastive":
         # It learns from positives alone and from negatives alone: they start where it wants them.
         x = np.ones_like(x) if classes == "one class" else np.eye(24, dtype="f4")[: len(x)] * 5
-    value, gradient = step(losses.get(name), labels, tf.constant(x))
+    value, gradient = step(prepared.get(name), labels, tf.constant(x))
     assert value.numpy() == 0
     np.testing.assert_array_equal(gradient, np.zeros_like(x))
 
 
+@pytest.mark.parametrize("name", OF_PROXIES)
+def test_without_an_item_of_a_known_class_the_loss_is_zero_with_zero_gradients(name):
+    labels, x = batch(name)
+    loss, x = prepared.get(name), tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(labels + 1000, x)
+    gradients = tape.gradient(value, [x, loss.proxies.value])
+    assert value.numpy() == 0
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+
 @pytest.mark.parametrize("name", OF_TRIPLETS)
 def test_no_triplet_costs_nothing(name):
-    value, gradient = step(losses.get(name), None, tf.zeros((0, 3, 4)))
+    value, gradient = step(prepared.get(name), None, tf.zeros((0, 3, 4)))
     assert value.numpy() == 0
     assert gradient.shape == (0, 3, 4)
     solved = tf.constant([[[30.0, 40.0], [30.0, 40.0], [-30.0, -40.0]]])
-    value, gradient = step(losses.get(name), None, solved)
+    value, gradient = step(prepared.get(name), None, solved)
     assert value.numpy() == 0
     np.testing.assert_array_equal(gradient, np.zeros_like(solved))
 
@@ -141,14 +156,14 @@ def test_what_is_not_finite_shows(name, bad):
     for row in (0, len(x) - 1):
         broken = x.copy()
         broken[row, ..., 0] = bad
-        assert not np.isfinite(losses.get(name)(labels, broken))
+        assert not np.isfinite(prepared.get(name)(labels, broken))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
 @pytest.mark.parametrize("name", OF_LABELS)
 def test_labels_of_any_integer_type(name, dtype):
     labels, x = batch(name)
-    loss = losses.get(name)
+    loss = prepared.get(name)
     expected = loss(labels, x)
     np.testing.assert_allclose(loss(labels.astype(dtype), x), expected, rtol=1e-6)
     np.testing.assert_allclose(loss(labels[:, None].astype(dtype), x), expected, rtol=1e-6)
@@ -157,17 +172,23 @@ def test_labels_of_any_integer_type(name, dtype):
 @pytest.mark.parametrize("name", OF_LABELS)
 def test_large_labels_do_not_merge(name):
     labels, x = batch(name)
-    loss = losses.get(name)
+    loss = prepared.get(name)
     expected = loss(labels, x)
     for start in (2**24, 2**53, 2**62, -(2**62)):
-        np.testing.assert_allclose(loss(labels + start, x), expected, rtol=1e-6)
+        moved = prepared.get(name, classes=np.arange(24) + start)
+        np.testing.assert_allclose(moved(labels + start, x), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", OF_LABELS)
 def test_the_order_of_the_batch_does_not_matter(name):
     labels, x = batch(name)
     order = np.random.default_rng(5).permutation(len(labels))
-    loss = losses.get(name)
+    if name == "npairs":
+        # It pairs the items of a class in their order, which stays.
+        for label in labels:
+            places = np.flatnonzero(labels[order] == label)
+            order[places] = np.sort(order[places])
+    loss = prepared.get(name)
     value, gradient = step(loss, labels, tf.constant(x))
     again, shuffled = step(loss, labels[order], tf.constant(x[order]))
     np.testing.assert_allclose(again, value, rtol=1e-5)
@@ -182,13 +203,15 @@ def test_the_config_makes_an_equal_loss(name):
         for key, parameter in COMPONENTS[name].parameters.items()
         if isinstance(parameter.default, float) and parameter.default
     }
-    loss = losses.get(name, **changed)
+    loss = prepared.get(name, **changed)
     config = loss.get_config()
     for key, value in changed.items():
         assert config[key] == value
     assert set(config) == {"name", *COMPONENTS[name].parameters}
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(again) is type(loss)
+    if name in OF_PROXIES:
+        again.set_weights(loss.get_weights())
     assert again.get_config() == config
     assert again(labels, x) == loss(labels, x)
 
@@ -212,7 +235,7 @@ def test_docstring_names_every_parameter_with_its_default(name):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_wrong_shapes_and_types_are_named(name):
     labels, x = batch(name)
-    loss = losses.get(name)
+    loss = prepared.get(name)
     with pytest.raises(ValueError, match=r"takes embeddings .* got shape \(24, 6, 6, 6\)"):
         loss(labels, np.zeros((24, 6, 6, 6), "f4"))
     with pytest.raises(ValueError, match="takes no sample_weight"):
@@ -227,7 +250,7 @@ def test_wrong_shapes_and_types_are_named(name):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_parameters_out_of_range_are_refused(name):
     for key, parameter in COMPONENTS[name].parameters.items():
-        if key in ("margin", "temperature", "alpha", "beta", "epsilon"):
+        if key in ("margin", "temperature", "alpha", "beta", "epsilon", "gamma", "la", "tau", "l2"):
             for value in (-0.1, float("nan")):
                 with pytest.raises(ValueError, match=f"{key}="):
                     COMPONENTS[name].load()(**{key: value})

@@ -40,6 +40,16 @@ def labelled():
     }
 
 
+def proxies(labels, dim, per_class=1):
+    """Return (classes int64 (C,), proxies float32 (C * per_class, dim)), rows in order of class.
+
+    Two classes are not in the batch.
+    """
+    classes = np.unique(np.concatenate([labels, [4, 60]]))
+    random = np.random.default_rng(22)
+    return classes, random.normal(size=(len(classes) * per_class, dim)).astype("f4")
+
+
 def triplets():
     """Return {case: embeddings float32 (T, 3, D)}."""
     random = np.random.default_rng(21)

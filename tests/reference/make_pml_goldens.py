@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from golden_batches import labelled, pack, triplets
-from pytorch_metric_learning import distances, losses, miners, reducers
+from golden_batches import labelled, pack, proxies, triplets
+from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 
 # Whether equal rows have a similarity below 1, and so count in the mean, is up to rounding.
 SKIP = [("twins", "contrastive", {"distance": "cosine"})]
@@ -57,6 +57,104 @@ def rivals():
         for epsilon in (0.1, 0.4):
             miner = miners.MultiSimilarityMiner(epsilon)
             yield "multi_similarity", {**parameters, "epsilon": epsilon}, theirs, miner
+    for parameters in ({"margin": 0.4, "gamma": 80.0}, {"margin": 0.25, "gamma": 5.0}):
+        yield (
+            "circle",
+            parameters,
+            losses.CircleLoss(parameters["margin"], parameters["gamma"]),
+            None,
+        )
+    for temperature in (0.1, 0.5):
+        yield "supcon", {"temperature": temperature}, losses.SupConLoss(temperature), None
+    for name in ("euclidean", "squared_euclidean", "cosine"):
+        for margin in (1.0, 0.3):
+            theirs = losses.LiftedStructureLoss(
+                # Of a similarity, the margin is on the other side.
+                neg_margin=-margin if name == "cosine" else margin,
+                distance=distance(name),
+                reducer=reducers.MeanReducer(),
+            )
+            yield "lifted_structure", {"margin": margin, "distance": name}, theirs, None
+    for temperature in (1.0, 0.2):
+        yield "npairs", {"temperature": temperature}, npairs(temperature), pairs_of_classes
+
+
+def pairs_of_classes(_, labels):
+    """Anchors and positives, by twos in each class; of each, the positives of other classes."""
+    anchors, positives = [], []
+    for label in labels.unique():
+        rows = torch.where(labels == label)[0].tolist()
+        anchors += rows[: len(rows) // 2 * 2 : 2]
+        positives += rows[1::2]
+    far = [(a, n) for a in anchors for n in positives if labels[a] != labels[n]]
+    a, p = torch.tensor(anchors, dtype=torch.long), torch.tensor(positives, dtype=torch.long)
+    return a, p, *torch.tensor(far, dtype=torch.long).reshape(-1, 2).unbind(1)
+
+
+def npairs(temperature):
+    """`NPairsLoss` where no class has two pairs, else what its formula is of chosen pairs."""
+    plain = distances.DotProductSimilarity(normalize_embeddings=False)
+    of_one_pair = losses.NPairsLoss(distance=plain)
+    of_all = losses.NTXentLoss(temperature, distance=plain)
+
+    def function(embeddings, labels, pairs):
+        a = pairs[0]
+        if len(labels[a].unique()) == len(a) and temperature == 1:
+            return of_one_pair(embeddings, labels)
+        return of_all(embeddings, labels, pairs)
+
+    return function
+
+
+def with_proxies():
+    """Yield (loss, parameters, function from (classes, dim) to a loss of theirs, its weights)."""
+    for parameters in ({"margin": 0.1, "alpha": 32.0}, {"margin": 0.3, "alpha": 4.0}):
+        yield (
+            "proxy_anchor",
+            parameters,
+            lambda classes, dim, p=parameters: losses.ProxyAnchorLoss(classes, dim, **p),
+            "proxies",
+        )
+    for temperature in (0.11, 1.0):
+        yield (
+            "proxy_nca",
+            {"temperature": temperature},
+            lambda classes, dim, t=temperature: losses.ProxyNCALoss(
+                classes, dim, softmax_scale=1 / t
+            ),
+            "proxies",
+        )
+    for parameters in (
+        {"centers_per_class": 10, "la": 20.0, "gamma": 0.1, "margin": 0.01, "tau": 0.2},
+        {"centers_per_class": 3, "la": 5.0, "gamma": 0.5, "margin": 0.3, "tau": 0.0},
+    ):
+        yield "soft_triple", parameters, lambda c, d, p=parameters: soft_triple(c, d, **p), "fc"
+
+
+def soft_triple(classes, dim, centers_per_class, tau, **parameters):
+    together = regularizers.SparseCentersRegularizer(classes, centers_per_class)
+    return losses.SoftTripleLoss(
+        classes,
+        dim,
+        centers_per_class,
+        weight_regularizer=together if tau else None,
+        weight_reg_weight=tau,
+        **parameters,
+    )
+
+
+def measured_with_proxies(make, name, labels, x, per_class):
+    """Return the value with its gradient by the embeddings, and with that by the proxies."""
+    classes, start = proxies(labels, x.shape[1], per_class)
+    theirs = make(len(classes), x.shape[1])
+    weights = torch.tensor(start, dtype=torch.float64)
+    # They keep the centers of SoftTriple as columns.
+    weights = torch.nn.Parameter(weights.T.contiguous() if name == "fc" else weights)
+    setattr(theirs, name, weights)
+    codes = torch.tensor(np.searchsorted(classes, labels))
+    value, gradient = measured(lambda e: theirs(e, codes), x)
+    slope = weights.grad.T if name == "fc" else weights.grad
+    return (value, gradient), (value, slope.numpy())
 
 
 def of_triplets():
@@ -167,6 +265,14 @@ def main():
     for loss, parameters, function, cases in of_triplets():
         found = {case: measured(function, x) for case, x in cases.items()}
         goldens[f"{loss}|{json.dumps(parameters)}"] = pack(found, triplets())
+    for loss, parameters, make, name in with_proxies():
+        found, shapes = {}, {}
+        for case, (labels, x) in batches.items():
+            per_class = parameters.get("centers_per_class", 1)
+            shapes |= {case: x, f"{case}, proxies": proxies(labels, x.shape[1], per_class)[1]}
+            both = measured_with_proxies(make, name, labels, x, per_class)
+            found[case], found[f"{case}, proxies"] = both
+        goldens[f"{loss}|{json.dumps(parameters)}"] = pack(found, shapes)
     np.savez_compressed(Path(__file__).with_name("pml_goldens.npz"), **goldens)
     print(f"{len(goldens)} losses by pytorch-metric-learning and torch")
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def get(name: str, **parameters: Any) -> keras.losses.Loss:
+def get(name: str, **parameters: Any) -> keras.losses.Loss | keras.layers.Layer:
     """Build the loss registered as `name`.
 
     Args:
@@ -21,7 +21,9 @@ def get(name: str, **parameters: Any) -> keras.losses.Loss:
         A `keras.losses.Loss`: `loss(labels, embeddings)` is a scalar. Losses marked
         `takes="labels"` want integer labels (B,) and embeddings (B, D); those marked
         `takes="triplets"` want embeddings (T, 3, D) in the order anchor, positive, negative, and
-        look at the labels not at all.
+        look at the labels not at all. Losses with weights of their own (`proxy_anchor`,
+        `proxy_nca`, `soft_triple`) are `keras.layers.Layer` with the same call, after
+        `loss.prepare(classes, embedding_dim)`.
 
     Raises:
         UserError: no such loss, no such parameter, or a value of the wrong type.

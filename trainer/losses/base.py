@@ -34,14 +34,9 @@ class EmbeddingLoss(keras.losses.Loss, abc.ABC):
             ValueError: the shapes or types do not fit, or `sample_weight` was given: a weight per
                 image has no one meaning for pairs and triplets.
         """
-        if sample_weight is not None:
-            raise ValueError(f"{type(self).__name__} takes no sample_weight")
-        embeddings = ops.convert_to_tensor(y_pred)
-        if keras.backend.standardize_dtype(embeddings.dtype) != "float64":
-            embeddings = ops.cast(embeddings, "float32")
+        embeddings = checked_embeddings(self, y_pred, sample_weight)
         with keras.name_scope(self.name):
-            # Mining may pass over an embedding that is not finite; 0 times it is NaN.
-            return self._checked(y_true, embeddings) + 0.0 * ops.sum(embeddings)
+            return nan_unless_finite(self._checked(y_true, embeddings), embeddings)
 
     @abc.abstractmethod
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
@@ -49,7 +44,7 @@ class EmbeddingLoss(keras.losses.Loss, abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """Return the parameters and the name, from which an equal loss can be made."""
-        return {name: getattr(self, name) for name in _parameters(type(self))} | {"name": self.name}
+        return config_of(self)
 
 
 class TripletLoss(EmbeddingLoss):
@@ -84,20 +79,55 @@ class LabelLoss(EmbeddingLoss):
         """Return the scalar loss: the formula of the subclass."""
 
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
-        labels = ops.convert_to_tensor(y_true)
-        name = type(self).__name__
-        if len(embeddings.shape) != 2:
-            raise ValueError(f"{name} takes embeddings (B, D); got shape {tuple(embeddings.shape)}")
-        if len(labels.shape) == 2 and labels.shape[1] == 1:
-            labels = ops.squeeze(labels, axis=1)
-        if len(labels.shape) != 1 or _differ(labels.shape[0], embeddings.shape[0]):
-            raise ValueError(
-                f"{name} takes one label for each embedding; got labels "
-                f"{tuple(labels.shape)} for embeddings {tuple(embeddings.shape)}"
-            )
-        if "int" not in keras.backend.standardize_dtype(labels.dtype):
-            raise ValueError(f"{name} takes integer labels; got {labels.dtype}")
-        return self.call(labels, embeddings)
+        return self.call(checked_labels(self, y_true, embeddings), embeddings)
+
+
+def checked_embeddings(loss: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    """Return embeddings in the precision that losses are computed in: float32, or float64.
+
+    Raises:
+        ValueError: there is a `sample_weight`, which no loss takes.
+    """
+    if sample_weight is not None:
+        raise ValueError(f"{type(loss).__name__} takes no sample_weight")
+    embeddings = ops.convert_to_tensor(y_pred)
+    if keras.backend.standardize_dtype(embeddings.dtype) != "float64":
+        embeddings = ops.cast(embeddings, "float32")
+    return embeddings
+
+
+def checked_labels(loss: Any, y_true: Any, embeddings: Any) -> Any:
+    """Return integer labels (B,) for embeddings (B, D).
+
+    Raises:
+        ValueError: the shapes or types do not fit.
+    """
+    labels = ops.convert_to_tensor(y_true)
+    name = type(loss).__name__
+    if len(embeddings.shape) != 2:
+        raise ValueError(f"{name} takes embeddings (B, D); got shape {tuple(embeddings.shape)}")
+    if len(labels.shape) == 2 and labels.shape[1] == 1:
+        labels = ops.squeeze(labels, axis=1)
+    if len(labels.shape) != 1 or _differ(labels.shape[0], embeddings.shape[0]):
+        raise ValueError(
+            f"{name} takes one label for each embedding; got labels "
+            f"{tuple(labels.shape)} for embeddings {tuple(embeddings.shape)}"
+        )
+    if "int" not in keras.backend.standardize_dtype(labels.dtype):
+        raise ValueError(f"{name} takes integer labels; got {labels.dtype}")
+    return labels
+
+
+def nan_unless_finite(value: Any, embeddings: Any) -> Any:
+    """Return `value`, or NaN if an embedding is not finite: mining may have passed over it."""
+    return value + 0.0 * ops.sum(embeddings)
+
+
+def config_of(loss: Any) -> dict[str, Any]:
+    """Return the keyword-only parameters of a loss, each kept in an attribute, and its name."""
+    words = inspect.signature(type(loss)).parameters.values()
+    names = [word.name for word in words if word.kind is inspect.Parameter.KEYWORD_ONLY]
+    return {name: getattr(loss, name) for name in names} | {"name": loss.name}
 
 
 def mean(total: Any, count: Any) -> Any:
@@ -129,11 +159,6 @@ def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
     return value
-
-
-def _parameters(loss: type) -> list[str]:
-    words = inspect.signature(loss).parameters.values()
-    return [word.name for word in words if word.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def _differ(left: int | None, right: int | None) -> bool:

@@ -10,6 +10,7 @@ from keras import ops
 from trainer.config.registry import register
 from trainer.losses import distances
 from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.masked import log_one_plus_sum_exp
 from trainer.losses.pairs import pair_masks
 
 
@@ -73,17 +74,7 @@ class MultiSimilarity(LabelLoss):
             negative = ops.logical_and(negative, mined + self.epsilon > least)
         shifted = similarity - self.base
         each = (
-            _log_one_plus_sum_exp(-self.alpha * shifted, positive) / self.alpha
-            + _log_one_plus_sum_exp(self.beta * shifted, negative) / self.beta
+            log_one_plus_sum_exp(-self.alpha * shifted, positive) / self.alpha
+            + log_one_plus_sum_exp(self.beta * shifted, negative) / self.beta
         )
         return mean(ops.sum(each), ops.shape(each)[0])
-
-
-def _log_one_plus_sum_exp(values: Any, mask: Any) -> Any:
-    """Row by row, log(1 + sum of exp(values) where mask holds); 0 where it holds nowhere."""
-    # The row's maximum, or 0 if that is larger, is taken out, so that nothing overflows.
-    shift = ops.stop_gradient(ops.max(ops.where(mask, values, 0.0), axis=1, keepdims=True))
-    shift = ops.maximum(shift, 0.0)
-    terms = ops.exp(ops.where(mask, values - shift, -float("inf")))
-    total = ops.sum(terms, axis=1, keepdims=True) + ops.exp(-shift)
-    return ops.log(total) + shift

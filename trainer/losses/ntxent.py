@@ -10,6 +10,7 @@ from keras import ops
 from trainer.config.registry import register
 from trainer.losses import distances
 from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.masked import log_sum_exp
 from trainer.losses.pairs import pair_masks
 
 
@@ -50,8 +51,6 @@ class NTXent(LabelLoss):
         logits = distances.get("cosine").pairwise(embeddings) / self.temperature
         positive, negative = pair_masks(labels)
         counts = ops.logical_and(positive, ops.any(negative, axis=1, keepdims=True))
-        # Not minus infinity, of which the sum over no negative at all would have no gradient.
-        masked = ops.where(negative, logits, -1e30)
-        against = ops.logsumexp(masked, axis=1, keepdims=True)
+        against = log_sum_exp(logits, negative)
         each = ops.where(counts, ops.softplus(against - logits), 0.0)
         return mean(ops.sum(each), ops.sum(ops.cast(counts, logits.dtype)))

@@ -1,0 +1,70 @@
+"""Circle loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from trainer.config.registry import register
+from trainer.losses import distances
+from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.masked import log_sum_exp
+from trainer.losses.pairs import pair_masks
+
+
+@register("loss", "circle", takes="labels")
+@keras.saving.register_keras_serializable("mildnet")
+class Circle(LabelLoss):
+    """Circle loss: each pair is weighted by how far its similarity is from where it should be.
+
+    With the cosine similarity s, margin m, and over anchors a that have a positive and a negative
+    in the batch:
+
+        mean over anchors of log(1 + sum over n of exp(gamma w(n) (s(a, n) - m))
+                                   * sum over p of exp(-gamma w(p) (s(a, p) - 1 + m)))
+
+        w(p) = max(0, 1 + m - s(a, p)),  w(n) = max(0, s(a, n) + m)
+
+    The weights w have no gradient, as published. Same semantics as pytorch-metric-learning's
+    `CircleLoss`, which leaves an anchor whose loss is too small for its number format out of the
+    mean.
+
+    Args:
+        margin: float, default 0.4, at least 0, as a difference of cosines: m. The paper has 0.25
+            for faces and persons, 0.4 for retrieval of fine classes.
+        gamma: float, default 80.0, above 0: scale of the exponents; in the paper 256, 128 and 80.
+
+    Returns:
+        A scalar, at least 0. Labels (B,) of any integer type, embeddings (B, D) of any length: only
+        directions count. Without an anchor that has both, 0 with zero gradients.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Paper: Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR
+    2020, arXiv:2002.10857.
+    """
+
+    def __init__(self, *, margin: float = 0.4, gamma: float = 80.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.margin = at_least("margin", margin, 0)
+        self.gamma = at_least("gamma", gamma, 0, strictly=True)
+
+    def call(self, labels: Any, embeddings: Any) -> Any:
+        """Return the loss of a batch."""
+        similarity = distances.get("cosine").pairwise(embeddings)
+        held = ops.stop_gradient(similarity)
+        positive, negative = pair_masks(labels)
+        near = ops.relu(1.0 + self.margin - held) * (1.0 - self.margin - similarity)
+        far = ops.relu(held + self.margin) * (similarity - self.margin)
+        each = ops.softplus(
+            log_sum_exp(self.gamma * near, positive) + log_sum_exp(self.gamma * far, negative)
+        )
+        counts = ops.logical_and(
+            ops.any(positive, axis=1, keepdims=True), ops.any(negative, axis=1, keepdims=True)
+        )
+        return mean(
+            ops.sum(ops.where(counts, each, 0.0)), ops.sum(ops.cast(counts, similarity.dtype))
+        )
