@@ -325,6 +325,33 @@ def mildnet_h5(
     plain().print(f"run in {to}")
 
 
+@convert.command("swinv2")
+@one_line_errors
+def swinv2(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="model.safetensors, or a .bin or .pth file.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")],
+    window: Annotated[
+        int | None, typer.Option(help="Side of a window in tokens; default: as trained.", min=1)
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the pictures in pixels; default: as trained.", min=1)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Into the run's config; repeatable."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a run of Swin V2 weights of Hugging Face, timm or Microsoft's release."""
+    summary.quiet_tensorflow()
+    from trainer.launch.converting import convert_swinv2
+
+    convert_swinv2(file, to, window=window, image_size=image_size, overrides=overrides or [])
+    plain().print(f"run in {to}")
+
+
 def _write_json(path: Path | None, values: Any) -> None:
     if path is not None:
         from trainer.data.files import write_bytes

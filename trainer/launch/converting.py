@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError, get
 from trainer.config.job import JobConfig
 from trainer.data.files import whole_folder
 from trainer.launch.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.models.weights.swinv2_sizes import Sizes
 
 
 def convert_mildnet_h5(path: str, model_id: str, to: Path, overrides: Sequence[str] = ()) -> Path:
@@ -33,8 +39,7 @@ def convert_mildnet_h5(path: str, model_id: str, to: Path, overrides: Sequence[s
         UserError: the file is of another model or damaged, or `to` holds something.
     """
     get("model", model_id)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} exists; choose a new folder")
+    _refuse_to_overwrite(to)
     from trainer.models.weights.mildnet_h5 import check_model_id, load_released
 
     check_model_id(model_id)
@@ -47,18 +52,102 @@ def convert_mildnet_h5(path: str, model_id: str, to: Path, overrides: Sequence[s
     config = JobConfig.from_mapping(values, overrides, source="mildnet-h5", name=to.name)
     if config.model_id != model_id:
         raise UserError(f"--set: model_id={config.model_id}, but --model-id {model_id}")
+    model = config.build("model", config.image_size)
+    load_released(model, model_id, path)
+    return _write_run(model, config, path, to)
+
+
+def convert_swinv2(
+    path: str,
+    to: Path,
+    *,
+    window: int | None = None,
+    image_size: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Make a run of published weights of Swin V2, as if a job had finished with them.
+
+    The embedding is the mean of the normalised tokens, what Hugging Face's Swinv2Model calls
+    `pooler_output`, unscaled. The size of the net is found out from the file (see
+    :func:`trainer.models.weights.swinv2_sizes.read_sizes`), with a `config.json` beside it. With
+    other windows or pictures than it was trained with, positions keep the unit of its training.
+
+    Args:
+        path: a `model.safetensors` of Hugging Face or timm, or a PyTorch checkpoint of theirs or
+            Microsoft's (`.bin`, `.pth`).
+        to: folder to make.
+        window: side of a window, in tokens; default: what the file was trained with.
+        image_size: side of the pictures, in pixels; default: what the file was trained on.
+        overrides: `key=value` texts, such as `data_path=...` for evaluation.
+
+    Returns:
+        `to`.
+
+    Raises:
+        UserError: no such file, damaged, of another model, or it does not tell its window and
+            `window` is not given; or `to` holds something.
+    """
+    _refuse_to_overwrite(to)
+    from trainer.models import TRUNK
+    from trainer.models.weights.swinv2 import hugging_face, load_swinv2, read_arrays
+    from trainer.models.weights.swinv2_sizes import read_sizes
+
+    arrays = hugging_face(read_arrays(path), path)
+    sizes = read_sizes(arrays, path, window, image_size).resized(window, image_size)
+    values = {
+        "model_id": "mildnet",
+        "model.trunk": _swinv2_trunk(sizes),
+        "model.weights": "none",
+        "model.preprocessing": "native",
+        "model.skips": "none",
+        "model.embedding_dim": "none",
+        "model.normalize": False,
+        "image_size": sizes.image_size,
+        "loss": "triplet_margin",
+    }
+    config = JobConfig.from_mapping(values, overrides, source="swinv2", name=to.name)
+    if config.image_size != sizes.image_size:
+        raise UserError(f"--set: image_size={config.image_size}; use --image-size for that")
+    model = config.build("model", config.image_size)
+    load_swinv2(model.get_layer(TRUNK), arrays, path)
+    return _write_run(model, config, path, to)
+
+
+def _swinv2_trunk(sizes: Sizes) -> str:
+    """Return the trunk as a config writes it: a preset where one has these numbers."""
+    from trainer.models.trunks.swinv2 import PRESETS
+
+    numbers = (sizes.embed_dim, sizes.depths, sizes.heads)
+    values: dict[str, Any] = dict(zip(("embed_dim", "depths", "heads"), numbers, strict=True))
+    for preset, (*published, _) in PRESETS.items():
+        if numbers == tuple(published):
+            values = {"preset": preset}
+    if sizes.patch != 4:
+        values["patch"] = sizes.patch
+    values["window"] = sizes.window
+    if sizes.pretrained_windows:
+        values["pretrained_windows"] = sizes.pretrained_windows
+    return f"swinv2({', '.join(f'{key}={value!r}' for key, value in values.items())})"
+
+
+def _refuse_to_overwrite(to: Path) -> None:
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to} exists; choose a new folder")
+
+
+def _write_run(model: keras.Model, config: JobConfig, source: str, to: Path) -> Path:
+    """Write the run of a model that was made of the file `source`, whole or not at all."""
     from trainer.launch.environment import describe_environment
     from trainer.serving.export import export
 
-    model = config.build("model", config.image_size)
-    load_released(model, model_id, path)
-    content = Path(path).read_bytes()
-    source = {"file": Path(path).name, "sha256": hashlib.sha256(content).hexdigest()}
+    with open(source, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = {"converted_from": {"file": Path(source).name, "sha256": digest}}
     with whole_folder(to) as part:
         run = RunFolder(str(part))
         run.write_text("config.cnf", config.to_cnf())
         run.write_json("config.json", config.to_dict())
-        run.write_json("environment.json", {"converted_from": source, **describe_environment()})
+        run.write_json("environment.json", {**facts, **describe_environment()})
         model.save(part / "model.keras")
         export(model, part / "model", image_size=config.image_size)
     return to

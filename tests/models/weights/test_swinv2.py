@@ -186,6 +186,7 @@ def test_a_window_that_nothing_tells_has_to_be_given(tmp_path):
         read_sizes(plain_arrays(), path)
     assert read_sizes(plain_arrays(), path, 12).image_size == 192
     assert read_sizes(plain_arrays(), path, 8).image_size == 256
+    assert read_sizes(plain_arrays(), path, 8, 64).image_size == 64
     with pytest.raises(UserError, match=r"holds no Swin V2 .*: its first is conv\.weight"):
         read_sizes({"conv.weight": draw("conv", (3, 3, 3, 3))}, path, 8)
 

@@ -71,7 +71,12 @@ class Sizes:
         return after if units == after.sides() else replace(after, pretrained_windows=units)
 
 
-def read_sizes(arrays: Mapping[str, np.ndarray], path: str, window: int | None = None) -> Sizes:
+def read_sizes(
+    arrays: Mapping[str, np.ndarray],
+    path: str,
+    window: int | None = None,
+    image_size: int | None = None,
+) -> Sizes:
     """Find out the sizes of a Swin V2.
 
     Channels, depths and heads follow from the shapes. The window is looked for in `config.json`
@@ -82,6 +87,7 @@ def read_sizes(arrays: Mapping[str, np.ndarray], path: str, window: int | None =
         arrays: what :func:`trainer.models.weights.swinv2.hugging_face` returned.
         path: the file that they are of.
         window: what holds if neither says anything, in tokens.
+        image_size: the same, in pixels; default: what the window was published for.
 
     Raises:
         UserError: no Swin V2, a `config.json` of another model, or nothing that tells the window.
@@ -96,9 +102,9 @@ def read_sizes(arrays: Mapping[str, np.ndarray], path: str, window: int | None =
             " published with beside it, or give --window (as published: 8 or 16 for pictures of"
             " 256 pixels, 12 for 192)"
         )
-    told = {"window": window, **told}
-    told.setdefault("image_size", IMAGE_SIZES.get(told["window"], USUAL_IMAGE_SIZE))
-    return Sizes(**shapes, **told)
+    told = told or {"window": window, **({"image_size": image_size} if image_size else {})}
+    usual = {"image_size": IMAGE_SIZES.get(told["window"], USUAL_IMAGE_SIZE)}
+    return Sizes(**shapes, **(usual | told))
 
 
 def _from_shapes(arrays: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
