@@ -145,7 +145,7 @@ def test_sizes_are_found_in_hugging_faces_config(tmp_path):
         ({"model_type": "vit"}, "is of a vit"),
         ({"window_size": None}, "cannot be read"),
         ({"pretrained_window_sizes": [6]}, "1 pretrained_window_sizes"),
-        ({"architecture": "resnet50"}, "architecture resnet50 is no Swin V2"),
+        ({"architecture": "resnet50"}, "is of resnet50, not of a published Swin V2"),
     ):
         told.write_text(json.dumps(config | changes))
         with pytest.raises(UserError, match=words):
@@ -156,15 +156,20 @@ def test_sizes_are_found_in_hugging_faces_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "window", "image_size", "pretrained"),
+    ("name", "window", "image_size", "pretrained"),
     [
         ("swinv2_tiny_window8_256", 8, 256, ()),
         ("swinv2_base_window12to24_192to384.ms_in22k_ft_in1k", 24, 384, (12, 12)),
+        ("swinv2-large-patch4-window12-192-22k", 12, 192, ()),
+        ("swinv2_base_patch4_window12to16_192to256_22kto1k_ft", 16, 256, (12, 12)),
     ],
 )
-def test_sizes_are_found_in_timms_name(tmp_path, architecture, window, image_size, pretrained):
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
-    sizes = read_sizes(plain_arrays(), str(tmp_path / "model.safetensors"))
+@pytest.mark.parametrize("where", ["config", "file", "folder"])
+def test_sizes_are_found_in_a_published_name(tmp_path, name, window, image_size, pretrained, where):
+    path = {"file": f"{name}.pth", "folder": f"{name}/model.safetensors"}.get(where, "model.pth")
+    if where == "config":
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    sizes = read_sizes(plain_arrays(), str(tmp_path / path))
     assert (sizes.window, sizes.image_size) == (window, image_size)
     assert sizes.pretrained_windows == pretrained
 

@@ -1,4 +1,4 @@
-"""What a checkpoint of Swin V2 says of its net: by its arrays and the `config.json` beside it."""
+"""What a checkpoint of Swin V2 says of its net: by its arrays, and the `config.json` beside it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from trainer.config import UserError
 IMAGE_SIZES = {12: 192, 24: 384}
 USUAL_IMAGE_SIZE = 256
 
-#: timm's names: swinv2_base_window12to16_192to256, swinv2_tiny_window8_256.
-ARCHITECTURE = re.compile(r"swinv2_[a-z]+_window(?:(\d+)to)?(\d+)_(?:(\d+)to)?(\d+)")
+#: What checkpoints are called: swinv2-tiny-patch4-window8-256 by Hugging Face,
+#: swinv2_base_patch4_window12to16_192to256_22kto1k_ft by Microsoft, without `patch4` by timm.
+PUBLISHED = re.compile(
+    r"swinv2[-_][a-z]+[-_](?:patch4[-_])?window(?:(\d+)to)?(\d+)[-_](?:(\d+)to)?(\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def read_sizes(
 
     Channels, depths and heads follow from the shapes. The window is looked for in `config.json`
     beside the file (Hugging Face's, or timm's), then in the tables of positions that Microsoft's
-    files hold.
+    files hold, then in the name of the file or its folder, if that is a published one.
 
     Args:
         arrays: what :func:`trainer.models.weights.swinv2.hugging_face` returned.
@@ -96,6 +99,7 @@ def read_sizes(
     beside = Path(path).with_name("config.json")
     told = _from_config(beside, shapes) if beside.is_file() else {}
     told = told or _from_tables(arrays, len(shapes["depths"]))
+    told = told or _from_name(Path(path).name, shapes) or _from_name(beside.parent.name, shapes)
     if not told and window is None:
         raise UserError(
             f"{path} does not tell the side of its windows: put the config.json that it was"
@@ -140,7 +144,12 @@ def _from_config(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ValueError("no object")
         if "architecture" in config:
-            return _from_architecture(path, str(config["architecture"]), shapes)
+            told = _from_name(str(config["architecture"]), shapes)
+            if not told:
+                raise UserError(
+                    f"{path} is of {config['architecture']}, not of a published Swin V2"
+                )
+            return told
         if config.get("model_type", "swinv2") != "swinv2":
             raise UserError(f"{path} is of a {config['model_type']}, the file beside it a swinv2")
         for key, ours in (
@@ -166,10 +175,11 @@ def _from_config(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     return {**told, "pretrained_windows": windows if any(windows) else ()}
 
 
-def _from_architecture(path: Path, name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    match = ARCHITECTURE.fullmatch(name.partition(".")[0])
+def _from_name(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the published name of a checkpoint says, empty if it is none."""
+    match = PUBLISHED.match(name)
     if match is None:
-        raise UserError(f"{path}: architecture {name} is no Swin V2 that can be read")
+        return {}
     before, window, size_before, size = (int(text) if text else 0 for text in match.groups())
     windows = tuple(
         min(before, (size_before or size) // shapes["patch"] // 2**stage)
