@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trainer.config.console import Debug, one_line_errors
+from trainer.config.console import Debug, From, from_run, one_line_errors
 from trainer.launch import picker, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,6 +43,7 @@ def execute(
     run_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="The run folder; default: made in job_dir.")
     ] = None,
+    source: From = None,
     debug: Debug = False,
 ) -> None:
     """Pick a job config and run it, from training to the product search.
@@ -53,9 +54,8 @@ def execute(
     if list_configs:
         picker.show_choices(picker.find_configs(picker.configs_folder()), console)
         return
-    picked = picker.pick(
-        console, name=config, local=local, overrides=overrides or [], sure=yes or dry_run
-    )
+    texts = from_run(source) + (overrides or [])
+    picked = picker.pick(console, name=config, local=local, overrides=texts, sure=yes or dry_run)
     if picked is None:
         console.print("Nothing was run.")
         return

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import trainer
 from trainer.config import UserError
-from trainer.config.console import Debug, one_line_errors, plain
+from trainer.config.console import Debug, From, from_run, one_line_errors, plain
 from trainer.config.job import JobConfig
 from trainer.launch import summary
 
@@ -73,10 +73,12 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
     ] = False,
+    source: From = None,
     debug: Debug = False,
 ) -> None:
     """Run a whole job: train, evaluate before and after, export, index, report."""
-    summary.run_and_show(JobConfig.load(config, overrides or []), fresh=fresh, run_dir=run_dir)
+    job = JobConfig.load(config, from_run(source) + (overrides or []))
+    summary.run_and_show(job, fresh=fresh, run_dir=run_dir)
 
 
 @app.command()

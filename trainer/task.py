@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from trainer.config import UserError
-from trainer.config.console import Debug, one_line_errors
+from trainer.config.console import Debug, From, from_run, one_line_errors
 from trainer.config.job import JobConfig
 from trainer.launch import summary
 
@@ -48,6 +48,7 @@ def task(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
     ] = False,
+    source: From = None,
     debug: Debug = False,
 ) -> None:
     """Run one job: a config, or MILDNet's flags, or a config with flags that win over it."""
@@ -70,7 +71,8 @@ def task(
         flags["train.strategy"] = "tpu"
     if hyperdash_key:
         os.environ["HYPERDASH_KEY"] = hyperdash_key
-    texts = [f"{key}={value}" for key, value in flags.items()] + list(overrides or [])
+    texts = [f"{key}={value}" for key, value in flags.items()]
+    texts += from_run(source) + (overrides or [])
     if config is not None:
         job = JobConfig.load(config, texts)
     else:

@@ -27,6 +27,12 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 #: The option of every command that is decorated with :func:`one_line_errors`.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+#: The option of the commands that train; see :func:`from_run`.
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="RUN", help="Begin with the weights of a finished run."),
+]
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -39,6 +45,12 @@ def plain() -> Console:
     if "ipykernel" in sys.modules:
         return Console(highlight=False, force_jupyter=False, force_terminal=False)
     return Console(highlight=False)
+
+
+def from_run(run: str | None) -> list[str]:
+    """Return what `--from RUN` stands for, as `key=value` texts."""
+    # Shells add a slash to folders; the run is the same with or without.
+    return [] if run is None else [f"init_from={run.rstrip('/')}"]
 
 
 def one_line_errors(command: Command) -> Command:

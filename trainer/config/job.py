@@ -86,6 +86,9 @@ class JobConfig:
     image_size: int = option(224, "height and width of the model's input, pixels", least=1)
     sampler: str = option("", "what makes up a batch; chosen by the loss if not set")
     augment: str = option("", "augmentation; mildnet for triplet files, else none")
+    init_from: str = option(
+        "", "finished run whose weights the job begins with (--from), instead of model.weights"
+    )
     index: str = option("flat", "search index over the embeddings")
     trackers: tuple[str, ...] = option(("csv", "tensorboard"), "comma list of experiment trackers")
     job_dir: str = option("runs", "folder or gs:// path of run folders; default MILDNET_JOB_DIR")

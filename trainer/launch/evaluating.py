@@ -101,7 +101,8 @@ def load_model(run: RunFolder) -> keras.Model:
     """
     import keras
 
-    import trainer.models.layers  # noqa: F401 - registers the layers that model.keras names
+    import trainer.models.layers
+    import trainer.models.swinv2  # noqa: F401 - both register layers that model.keras names
 
     source = run.file("model.keras")
     if not run.exists("model.keras"):
@@ -109,4 +110,5 @@ def load_model(run: RunFolder) -> keras.Model:
     try:
         return keras.saving.load_model(source, compile=False)
     except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{source}: truncated, or not a model of mildnet ({error})") from None
+        words = str(error).partition("\n")[0]
+        raise UserError(f"{source}: truncated, or not a model of mildnet ({words})") from None

@@ -15,6 +15,7 @@ from trainer.config import UserError
 from trainer.config.job import JobConfig
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.splits import Splits, read_table, split_names
+from trainer.launch.starting import check_start, starting_model
 
 if TYPE_CHECKING:
     from trainer.data.table import ItemTable
@@ -30,8 +31,8 @@ NEIGHBOURS = {"untrained": "neighbours_untrained.png", "trained": "neighbours.pn
 class JobResult:
     """Where a finished job left what it made, and its headline numbers.
 
-    `untrained`, `color_histogram` and `trained` hold metrics by name, each in 0..1, measured on
-    the test split.
+    `untrained` (the model that training began with), `color_histogram` and `trained` hold metrics
+    by name, each in 0..1, measured on the test split.
     """
 
     run_dir: str
@@ -66,6 +67,7 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
     # Data and parameters are checked before the folder is claimed or a model is built.
     if not fresh:
         RunFolder(path).check(config)
+    check_start(config, path, fresh=fresh)
     strategy = _prepare_runtime(config)
     chief = _is_chief(strategy)
     table = read_table(config)
@@ -211,7 +213,7 @@ def _train(
     strategy: Any,
     trackers: Trackers,
 ) -> tuple[Any, dict[str, Any], Any]:
-    """Build the model, measure it untrained, train it; under the strategy's scope."""
+    """Build the model, measure it before training, train it; under the strategy's scope."""
     from trainer.data.pipeline import train_batches
     from trainer.models import trunk_variables
     from trainer.training.loop import Task, fit
@@ -219,7 +221,7 @@ def _train(
     from trainer.training.validation import Validator
 
     options = config.training
-    model = config.build("model", config.image_size)
+    model = starting_model(config, folder)
     evaluation = _measure_untrained(config, folder, splits, model)
     groups = parameter_groups(
         model,
@@ -292,8 +294,9 @@ def _optimizer(config: JobConfig, plan: _Plan, scale: float) -> Any:
 def _measure_untrained(
     config: JobConfig, folder: RunFolder, splits: Splits, model: Any
 ) -> dict[str, Any]:
-    """Return the evaluation so far: the untrained model and the colour histogram, on the test
-    split. A run that is taken up again keeps what it measured at its start."""
+    """Return the evaluation so far: the model before training, under the name `untrained`, and
+    the colour histogram, on the test split. A run that is taken up again keeps what it measured
+    at its start."""
     from trainer.launch.evaluating import measure
     from trainer.launch.searching import CatalogueIndex, draw_neighbours, searched
     from trainer.retrieval.baseline import color_histogram
@@ -302,7 +305,7 @@ def _measure_untrained(
     if folder.exists("evaluation.json"):
         return folder.read_json("evaluation.json")
     test = splits.test
-    LOG.info("measuring the untrained model on %d images", len(test))
+    LOG.info("measuring the model before training on %d images", len(test))
     untrained = embed_table(predictor(model), test, config.image_size)
     gallery, vectors = searched(config, test, untrained)
     with folder.local(NEIGHBOURS["untrained"]) as path:

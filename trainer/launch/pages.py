@@ -23,7 +23,7 @@ METRICS = {
 }
 STAGES = {
     "color_histogram": "Colour histogram",
-    "untrained": "Model, untrained",
+    "untrained": "Model, before training",
     "trained": "Model, trained",
 }
 #: Columns of `training.csv` that are drawn, with their names for people.

@@ -62,7 +62,7 @@ def show_result(result: JobResult, console: Console) -> None:
     """Print the metrics before and after, and the files to look at."""
     table = Table(title="Retrieval on images held out of training, percent", title_justify="left")
     table.add_column("")
-    for name in ("colour histogram", "untrained", "trained"):
+    for name in ("colour histogram", "before training", "trained"):
         table.add_column(name, justify="right")
     for metric, label in HEADLINE:
         stages = (result.color_histogram, result.untrained, result.trained)

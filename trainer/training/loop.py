@@ -95,7 +95,7 @@ def fit(task: Task) -> Outcome:
     state = _State(model, step_function)
     checkpoints = CheckpointFolder(f"{task.run_dir}/checkpoints", options.keep)
 
-    # Where to start: the newest checkpoint of this run, else the weights the model was built with.
+    # Where to start: the newest checkpoint of this run, else the weights that the model came with.
     step, best_step, best_score = 0, 0, None
     if chief:
         checkpoints.sweep()

@@ -11,7 +11,7 @@ from trainer.config import UserError
 
 
 def assign(model: keras.Model, arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Set every variable of `model`.
+    """Set every weight of `model`; the states of its random generators are none.
 
     Args:
         model: the model.
@@ -22,7 +22,7 @@ def assign(model: keras.Model, arrays: Mapping[str, np.ndarray], source: str) ->
         UserError: an array that is missing, too many, or of another shape. No variable is changed
             then.
     """
-    variables = {variable.path: variable for variable in model.variables}
+    variables = {variable.path: variable for variable in model.weights}
     for path, variable in variables.items():
         if path not in arrays:
             raise UserError(f"{source} has no weights for {path} of {model.name}")
@@ -31,7 +31,8 @@ def assign(model: keras.Model, arrays: Mapping[str, np.ndarray], source: str) ->
                 f"{source}: {path} of {model.name} has shape {tuple(variable.shape)},"
                 f" the file's is {arrays[path].shape}"
             )
-    strangers = [path for path in arrays if path not in variables]
+    known = {variable.path for variable in model.variables}
+    strangers = [path for path in arrays if path not in known]
     if strangers:
         raise UserError(f"{source} has weights that {model.name} does not: {', '.join(strangers)}")
     for path, variable in variables.items():
