@@ -85,7 +85,10 @@ def test_the_form_offers_every_config():
     }
     # Fashion-MNIST has to be prepared first, and is not what the notebook is about.
     fashion = {"demo/fashion_mnist", "mildnet_other_variants/mildnet_efficientnet_lite0"}
-    assert set(offered) == there - fashion
+    # These start from a checkpoint that has to be fetched, most are too large for Colab's GPUs, and
+    # docs/swinv2_sop.md is their guide.
+    swinv2 = {name for name in there if name.startswith("image_retrieval/swinv2_")}
+    assert set(offered) == there - fashion - swinv2
     assert len(offered) == len(set(offered))
 
 

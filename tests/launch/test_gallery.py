@@ -1,4 +1,4 @@
-"""Every job config: the values of MILDNet's 25, and that each trains, exports, indexes, searches.
+"""Every job config: the published values, and that each trains, exports, indexes, searches.
 
 A config joins by being in `job_configs`. Jobs are made small by what anyone can set: pictures of
 the least size, narrow layers, two steps on a few generated pictures.
@@ -9,6 +9,7 @@ import json
 import math
 from pathlib import Path
 
+import keras
 import pytest
 import yaml
 
@@ -55,8 +56,64 @@ PUBLISHED = [
 ]
 
 
+#: Swin V2 on Stanford Online Products as published: dotted key -> value.
+SWINV2 = {
+    "image_size": 256,
+    "dataset": "sop",
+    "dataset.val": 2318,
+    "model_id": "mildnet",
+    "model.preprocessing": "native",
+    "model.pooling": "gap",
+    "model.skips": ["none"],
+    "model.hidden": [],
+    "model.embedding_dim": None,
+    "model.normalize": False,
+    "model.frozen": 0,
+    "loss": "triplet_margin",
+    "loss.margin": 1.0,
+    "loss.distance": "euclidean",
+    "loss.swap": False,
+    "sampler": "random_triplets",
+    "sampler.per_class": 5,
+    "batch_size": 16,
+    "augment": "mildnet",
+    "augment.horizontal_flip": True,
+    "augment.vertical_flip": False,
+    "augment.zoom": 0.0,
+    "augment.shear": 0.0,
+    "augment.rotation": 0.0,
+    "optimizer": "adamw",
+    "optimizer.beta_1": 0.9,
+    "optimizer.beta_2": 0.999,
+    "optimizer.epsilon": 1e-8,
+    "optimizer.amsgrad": True,
+    "optimizer.published_epsilon": True,
+    "optimizer.weight_decay": 0.01,
+    "lr": 1e-4,
+    "schedule": "cosine",
+    "schedule.by_epoch": True,
+    "schedule.final_lr": 1e-8,
+    "schedule.warmup_steps": 0,
+    "train_epochs": 15.0,
+    "train.decay_exclude": "",
+    "train.trunk_lr_scale": 1.0,
+    "train.precision": "float32",
+    "train.accumulate": 1,
+    "train.clip_norm": None,
+    "train.ema": None,
+}
+
+
 def full_name(folder: str, name: str) -> str:
     return f"mildnet_{folder}/mildnet_{name}" if folder else name
+
+
+@pytest.fixture(autouse=True)
+def policy():
+    """Leave the precision of the process as it was: jobs set it."""
+    before = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(before)
 
 
 def load(name: str, *overrides: str) -> JobConfig:
@@ -84,6 +141,35 @@ def test_a_config_has_the_published_values(folder, name, model_id, loss, epochs,
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("preset", ["tiny", "base"])
+def test_swin_v2_has_the_published_values(preset):
+    config = load(f"image_retrieval/swinv2_{preset}_sop")
+    values = config.to_dict()
+    assert {key: values[key] for key in SWINV2} == SWINV2
+    trunk, parameters = parse_trunk(values["model.trunk"])
+    assert trunk.name == "swinv2"
+    defaults = {"embed_dim": None, "depths": (), "heads": (), "patch": 4, "window": None}
+    assert parameters | defaults | {"preset": preset, "drop_path": 0.1} == parameters
+    assert f"swinv2-{preset}-patch4-window" in values["model.weights"]
+
+
+def test_the_other_configs_of_swin_v2_are_what_was_wished_for():
+    names = sorted(name for name in CONFIGS if name.startswith("image_retrieval/swinv2_"))
+    wished = [load(name) for name in names if not name.endswith(("_sop", "_fashion_mnist"))]
+    assert {config.loss for config in wished} == {
+        "multi_similarity", "triplet_hard", "contrastive",
+    }  # fmt: skip
+    assert {config.parameters["model"]["embedding_dim"] for config in wished} == {256, 512}
+    for config in wished:
+        assert (config.dataset, config.sampler) == ("sop", "classes_per_batch")
+        assert config.augment == "standard"
+        assert config.parameters["model"]["normalize"]
+        assert config.parameters["schedule"]["warmup_steps"] > 0
+        assert config.training.precision != "float32"
+        assert config.training.ema is not None
+        assert config.training.trunk_lr_scale < 1
+
+
 def test_the_published_configs_are_all_there_and_found_by_their_bare_names():
     names = {full_name(*row[:2]) for row in PUBLISHED}
     assert len(names) == 25
@@ -107,10 +193,13 @@ def small(name: str) -> list[str]:
     config = load(name)
     model = config.parameters["model"]
     trunk, _ = parse_trunk(model["trunk"])
+    if trunk.name == "swinv2":
+        model["trunk"] = "swinv2(embed_dim=8, depths=(1,), heads=(1,), window=4)"
     sizes = [32, int(trunk.tags["minimum"])]
     if model["shallow"] != "none":
         sizes.append(SHALLOW[model["shallow"]].minimum)
     overrides = {
+        "model.trunk": model["trunk"],
         "model.weights": "none",
         "model.hidden": ",".join("8" for _ in model["hidden"]),
         "model.embedding_dim": 8 if model["embedding_dim"] else "none",
