@@ -30,6 +30,10 @@ CASES = {
         "image_size": 50, "embed_dim": 16, "depths": [2, 2, 2], "num_heads": [2, 4, 4],
         "window_size": 4,
     },
+    "not square": {
+        "image_size": [44, 60], "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
+        "window_size": 4,
+    },
 }  # fmt: skip
 
 #: Name -> arguments of timm's SwinTransformerV2.
@@ -42,6 +46,12 @@ TIMM_CASES = {
     "timm pretrained windows": {
         "img_size": 96, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4),
         "window_size": 6, "pretrained_window_sizes": (4, 3),
+    },
+    # Windows that fill the map from top to bottom and are shifted to the right alone, then windows
+    # of 4 x 8. Hugging Face's take their side from the height.
+    "timm not square": {
+        "img_size": (32, 64), "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4),
+        "window_size": 8, "pretrained_window_sizes": (0, 0),
     },
 }  # fmt: skip
 
@@ -68,7 +78,13 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
+def image_shape(case: str) -> tuple[int, int, int]:
+    """Return height, width and channels of the pictures of a case."""
+    size = CASES[case]["image_size"] if case in CASES else TIMM_CASES[case]["img_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, 3
+
+
 def pictures(case: str) -> np.ndarray:
     """Return two pictures (2, H, W, 3)."""
-    size = CASES[case]["image_size"] if case in CASES else TIMM_CASES[case]["img_size"]
-    return draw(f"pictures of {case}", (2, size, size, 3))
+    return draw(f"pictures of {case}", (2, *image_shape(case)))

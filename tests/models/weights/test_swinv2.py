@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.reference.swinv2_cases import CASES, TIMM_CASES, draw, pictures, weight
+from tests.reference.swinv2_cases import CASES, TIMM_CASES, draw, image_shape, pictures, weight
 from trainer.config import UserError
 from trainer.models.swinv2 import build_swinv2, relative_positions
 from trainer.models.swinv2_backbone import SwinV2Backbone
@@ -30,7 +30,7 @@ def drawn(shapes: str) -> dict[str, np.ndarray]:
 def timm_backbone(case: str) -> SwinV2Backbone:
     values = TIMM_CASES[case]
     return SwinV2Backbone(
-        input_shape=(values["img_size"], values["img_size"], 3),
+        input_shape=image_shape(case),
         embed_dim=values["embed_dim"],
         depths=values["depths"],
         num_heads=values["num_heads"],
@@ -48,12 +48,14 @@ def released(arrays: dict[str, np.ndarray], case: str) -> dict[str, np.ndarray]:
         name = f"layers.{int(merging[1]) - 1}.{merging[2]}" if merging else name
         found[name.replace("head.fc.", "head.")] = array
     for stage, unit in enumerate(values["pretrained_window_sizes"]):
-        side = min(values["window_size"], values["img_size"] // 4 // 2**stage)
-        table, pairs = relative_positions((side, side), unit)
+        high, wide = (
+            min(values["window_size"], side // 4 // 2**stage) for side in image_shape(case)[:2]
+        )
+        table, pairs = relative_positions((high, wide), unit)
+        table = table.reshape(1, 2 * high - 1, 2 * wide - 1, 2)
         for block in range(values["depths"][stage]):
             lead = f"layers.{stage}.blocks.{block}"
-            count = 2 * side - 1
-            found[f"{lead}.attn.relative_coords_table"] = table.reshape(1, count, count, 2)
+            found[f"{lead}.attn.relative_coords_table"] = table
             found[f"{lead}.attn.relative_position_index"] = pairs
     found["layers.0.blocks.1.attn_mask"] = np.zeros((4, 16, 16), np.float32)
     return found
@@ -174,7 +176,7 @@ def test_sizes_are_found_in_a_published_name(tmp_path, name, window, image_size,
     assert sizes.pretrained_windows == pretrained
 
 
-@pytest.mark.parametrize("case", TIMM_CASES)
+@pytest.mark.parametrize("case", ["timm", "timm pretrained windows"])
 def test_sizes_are_found_in_the_tables_of_positions(case, tmp_path):
     values = TIMM_CASES[case]
     arrays = released(drawn(str(TIMM[f"{case}|shapes"])), case)
