@@ -110,6 +110,63 @@ def evaluate(
     _write_json(json_file, result.to_dict())
 
 
+@app.command("benchmark-search")
+@one_line_errors
+def benchmark_search(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Arrays embeddings, labels, optional is_query."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Comma list of splits; default: the test split of the run.")
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Index; repeatable; default: all.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours for each query.", min=1)] = 10,
+    queries: Annotated[int, typer.Option(help="At most so many, drawn.", min=1)] = 1000,
+    threads: Annotated[
+        int | None, typer.Option(help="Default: one for each processor.", min=1)
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed calls with all queries.", min=1)] = 5,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="hnsw.m=16, ivf_pq.nlist=512, ..."),
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw recall against queries/s.")
+    ] = None,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Compare search indexes: build time, memory, speed, recall against exact search."""
+    if (run is None) == (embeddings is None):
+        raise UserError("give a run folder or --embeddings FILE.npz, one of the two")
+    if run is not None:
+        summary.quiet_tensorflow()
+    from trainer.launch import benchmark_search as comparing
+    from trainer.launch.run_folder import RunFolder
+
+    options = comparing.SearchOptions(
+        kinds=tuple(index or ()),
+        k=k,
+        queries=queries,
+        threads=threads,
+        repeats=repeats,
+        parameters=comparing.read_settings(overrides or []),
+    )
+    console = plain()
+    if run is not None:
+        found = comparing.compare_run(RunFolder.open(run), options, split, tell=console.print)
+    else:
+        found = comparing.compare_file(embeddings, options, tell=console.print)  # type: ignore[arg-type]
+    summary.show_search_speed(found, console)
+    _write_json(json_file, found.to_dict())
+    if plot is not None:
+        comparing.draw_comparison(found, plot)
+
+
 @app.command()
 @one_line_errors
 def export(

@@ -9,14 +9,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("mildnet", "keras", "numpy", "faiss-cpu", "pillow")
+PACKAGES = ("mildnet", "keras", "numpy", "faiss-cpu", "faiss-gpu-cu12", "annoy", "pillow")
 
 
 def describe_environment() -> dict[str, Any]:
     """Return versions, git commit and devices, ready for JSON."""
     import tensorflow as tf
 
-    versions = {"tensorflow": tf.__version__}
+    machine = describe_machine()
+    return {
+        **machine,
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "versions": {"tensorflow": tf.__version__, **machine["versions"]},
+        "git": _git(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the machine and versions of installed packages, without starting TensorFlow."""
+    versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -27,9 +38,7 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "devices": [device.name for device in tf.config.list_logical_devices()],
         "versions": versions,
-        "git": _git(),
     }
 
 

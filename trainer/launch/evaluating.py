@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import keras
 
 #: Cut-offs of the metrics that a job reports.
-KS = (1, 5, 10, 100)
+KS = (1, 5, 10, 100, 1000)
 
 
 def measure(config: JobConfig, table: ItemTable, embeddings: np.ndarray) -> Evaluation:
@@ -56,12 +56,24 @@ def evaluate_run(run: RunFolder, split: str | None = None) -> Evaluation:
     Raises:
         UserError: no exported model, or data that is not there.
     """
+    return measure(run.config(), *embed_split(run, split))
+
+
+def embed_split(run: RunFolder, split: str | None = None) -> tuple[ItemTable, np.ndarray]:
+    """Return rows of a run's data set, and their (N, D) float32 embeddings by its exported model.
+
+    Args:
+        run: a finished run.
+        split: comma list of splits; default: the one that the run was tested on.
+
+    Raises:
+        UserError: no exported model, or data that is not there.
+    """
     from trainer.serving.embedder import Embedder
 
-    config = run.config()
     embedder = Embedder(run.file("model"))
-    table = read_split(config, split)
-    return measure(config, table, embed_items(embedder, table))
+    table = read_split(run.config(), split)
+    return table, embed_items(embedder, table)
 
 
 def evaluate_file(path: str | os.PathLike[str]) -> Evaluation:

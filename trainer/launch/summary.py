@@ -16,12 +16,25 @@ from trainer.config.job import JobConfig
 from trainer.data.files import absolute
 
 if TYPE_CHECKING:
+    from trainer.launch.benchmark_search import SearchComparison
     from trainer.launch.job import JobResult
     from trainer.launch.triplets import Made
     from trainer.retrieval.metrics import Evaluation
 
 #: Rows of the closing table: metric and its name for people.
 HEADLINE = (("recall_at_1", "Recall@1"), ("recall_at_10", "Recall@10"), ("map_at_r", "MAP@R"))
+#: Columns of the first table of an evaluation, as image retrieval with Swin V2 published its
+#: numbers on Stanford Online Products, and the exact metrics of the whole ranking beside them.
+PUBLISHED = (
+    ("recall_at_1", "Recall\n@1"),
+    ("recall_at_10", "Recall\n@10"),
+    ("recall_at_100", "Recall\n@100"),
+    ("recall_at_1000", "Recall\n@1000"),
+    ("shifted_reciprocal_rank", "shifted_\nreciprocal_\nrank"),
+    ("map", "mAP"),
+    ("map_at_r", "MAP@R"),
+    ("r_precision", "R-\nprecision"),
+)
 
 
 def quiet_tensorflow() -> None:
@@ -80,12 +93,29 @@ def show_result(result: JobResult, console: Console) -> None:
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print every metric with its interval, and breakdowns where there are any."""
+    """Print the published columns, every metric with its interval, and breakdowns if any.
+
+    Metrics at a K that is no smaller than the gallery are left out: all of it is within K, so they
+    say nothing about the ranking.
+    """
+    beyond = {name for name in evaluation.metrics if _cut_off(name) >= evaluation.gallery}
     table = Table(title="Retrieval, percent", title_justify="left")
+    for _, label in PUBLISHED:
+        table.add_column(label, justify="right")
+    table.add_row(
+        *(
+            "-" if name in beyond else f"{100 * evaluation.metrics[name]:.2f}"
+            for name, _ in PUBLISHED
+        )
+    )
+    console.print(table)
+    table = Table(title="Every metric, percent", title_justify="left")
     table.add_column("metric")
     table.add_column("mean", justify="right")
     table.add_column(f"{evaluation.confidence:.0%} interval", justify="right")
     for name, value in evaluation.metrics.items():
+        if name in beyond:
+            continue
         low, high = evaluation.intervals.get(name, (value, value))
         table.add_row(name, f"{100 * value:.2f}", f"{100 * low:.2f} to {100 * high:.2f}")
     console.print(table)
@@ -102,6 +132,53 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(part)
     left_out = f", {evaluation.skipped} without a match left out" if evaluation.skipped else ""
     console.print(f"{evaluation.queries} queries in {evaluation.gallery} items{left_out}")
+    if beyond:
+        cuts = ", ".join(map(str, sorted({_cut_off(name) for name in beyond})))
+        console.print(f"not shown: metrics at {cuts}, there being no more items than that")
+
+
+def _cut_off(name: str) -> int:
+    """Return the K of a metric such as `recall_at_10`, 0 for one of the whole ranking."""
+    number = name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def show_search_speed(found: SearchComparison, console: Console) -> None:
+    """Print what each index costs, and how fast and how well it finds at each setting."""
+    costs = Table(title="Indexes", title_justify="left")
+    speeds = Table(title="Search, and how much of the exact answer it finds", title_justify="left")
+    for table, names in (
+        (costs, ("index", "build s", "memory MB", "file MB")),
+        (speeds, ("index", "setting", "queries/s", "p50 ms", "p95 ms", "p99 ms")),
+    ):
+        for name in names:
+            table.add_column(name, justify="left" if name in ("index", "setting") else "right")
+    speeds.add_column(f"recall@{found.k}", justify="right")
+    before = ""
+    for row in found.rows:
+        name = f"{row.index}, GPU" if row.gpu else row.index
+        first = name != before
+        if first:
+            memory = "-" if row.resident_bytes is None else f"{row.resident_bytes / 1e6:,.1f}"
+            costs.add_row(name, f"{row.build_seconds:,.2f}", memory, f"{row.file_bytes / 1e6:,.1f}")
+            speeds.add_section()
+        speeds.add_row(
+            name if first else "",
+            ", ".join(f"{key}={value}" for key, value in row.setting.items()),
+            f"{row.queries_per_second:,.0f}",
+            *(f"{1000 * seconds:.2f}" for seconds in (row.p50, row.p95, row.p99)),
+            f"{row.recall:.4f}",
+        )
+        before = name
+    console.print(costs)
+    console.print(speeds)
+    inside = "; each leaves itself out" if found.inside else ""
+    for line in (
+        f"{found.queries:,} queries{inside}, {found.items:,} items of {found.dimensions} "
+        f"dimensions, {found.threads} threads",
+        *found.notes,
+    ):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def show_neighbours(rows: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -123,7 +123,7 @@ def evaluate(
     count = len(embeddings)
     codes = _check_labels(labels, count)
     ks = _check_ks(ks)
-    queries, gallery = _check_masks(is_query, is_gallery, count)
+    queries, gallery = chosen_rows(is_query, is_gallery, count)
     groups = {
         name: _check_names(values, name, count)
         for name, values in (("categories", categories), ("domains", domains))
@@ -242,9 +242,19 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({int(k) for k in ks}))
 
 
-def _check_masks(
+def chosen_rows(
     is_query: np.ndarray | None, is_gallery: np.ndarray | None, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that search and those that are searched, both ascending.
+
+    Args:
+        is_query: (N,) bool or None, see :func:`evaluate`.
+        is_gallery: (N,) bool or None, see :func:`evaluate`.
+        count: N.
+
+    Raises:
+        UserError: masks that do not fit, or leave no query or nothing to find.
+    """
     masks: list[np.ndarray | None] = []
     for name, mask in (("is_query", is_query), ("is_gallery", is_gallery)):
         if mask is None:

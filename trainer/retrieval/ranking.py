@@ -78,7 +78,7 @@ class Ranking:
         self._embeddings = embeddings
         self._items = gallery
         self._similarity = similarity
-        self._threads = threads or _processors()
+        self._threads = threads or processors()
         self._size = len(gallery)
         self._sort_from = _sort_from(self._size) if sort_from is None else sort_from
         self._block = max(1, min(block_bytes // (4 * self._size), len(queries)))
@@ -293,7 +293,8 @@ def _centre(embeddings: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return (total / len(gallery)).astype(np.float32)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
