@@ -158,6 +158,34 @@ def test_evaluate_an_embeddings_file(tmp_path):
     assert result["queries"] == 50
 
 
+def test_evaluate_prints_the_published_columns_first(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(1100) % 275
+    embeddings = rng.normal(size=(275, 8))[labels] + rng.normal(size=(1100, 8))
+    for count in (1100, 1000):
+        path = tmp_path / f"{count}.npz"
+        rows = slice(count)
+        np.savez(path, embeddings=embeddings[rows].astype(np.float32), labels=labels[rows])
+        numbers = tmp_path / "m.json"
+        out = RUNNER.invoke(app, ["evaluate", "--embeddings", str(path), "--json", str(numbers)])
+        metrics = json.loads(numbers.read_text())["metrics"]
+        lines = out.stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        published = next(line for line in lines if line.startswith("│"))
+        names = ["recall_at_1", "recall_at_10", "recall_at_100", "recall_at_1000"]
+        names += ["shifted_reciprocal_rank", "map", "map_at_r", "r_precision"]
+        wanted = [f"{100 * metrics[name]:.2f}" for name in names]
+        if count == 1000:  # all of the gallery is within the first 1,000
+            assert metrics["recall_at_1000"] == 1.0
+            wanted[3] = "-"
+            assert "not shown: metrics at 1000, there being no more items than that" in out.stdout
+        assert [cell.strip() for cell in published.strip("│").split("│")] == wanted
+        said = {line.split("│")[1].strip() for line in lines if line.startswith("│")}
+        assert (set(metrics) <= said) == (count == 1100)
+        assert {"recall_at_100", "map_at_100", "mrr"} <= said
+        assert ("precision_at_1000" in said) == (count == 1100)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

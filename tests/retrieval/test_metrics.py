@@ -414,3 +414,13 @@ def test_equal_to_other_libraries(name, split):
     }
     for their_name, our_name in ours.items():
         assert found.metrics[our_name] == pytest.approx(theirs[their_name], abs=1e-6), their_name
+
+
+@pytest.mark.parametrize(("rank", "value"), [(1, 1 / 2), (2, 1 / 3), (1000, 1 / 1001), (1001, 0)])
+def test_shifted_reciprocal_rank_ends_after_rank_1000(rank, value):
+    angles = np.linspace(0.1, 1.5, 1100)
+    embeddings = np.concatenate([[[1, 0]], np.stack([np.cos(angles), np.sin(angles)], axis=1)])
+    labels = np.zeros(1101, int)
+    labels[[0, rank, 1100]] = 1
+    found = evaluate(embeddings, labels, is_query=np.arange(1101) == 0, bootstrap=0)
+    assert found.metrics["shifted_reciprocal_rank"] == pytest.approx(value)
