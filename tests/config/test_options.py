@@ -77,6 +77,7 @@ def test_the_real_options_are_documented_and_their_defaults_are_allowed(owner: t
         ("decay_exclude", "("),
         ("trainable", "*"),
         ("trunk_lr_scale", "-1"),
+        ("loss_lr_scale", "-1"),
         ("ema", "1"),
         ("ema", "0"),
         ("validate_every", "0"),

@@ -84,6 +84,8 @@ def make_task(
         with strategy.scope():
             model = small_model(**(model or {}))
             objective = losses.get(loss, margin=0.2)
+            if hasattr(objective, "prepare"):
+                objective.prepare(range(4), model.output_shape[-1])
             groups = parameter_groups(
                 model,
                 objective,
@@ -91,6 +93,7 @@ def make_task(
                 trainable=options.trainable,
                 trunk={v.path for v in model.variables if v.path.startswith(("conv", "norm"))},
                 trunk_lr_scale=options.trunk_lr_scale,
+                loss_lr_scale=options.loss_lr_scale,
             )
     finally:
         keras.config.set_dtype_policy("float32")
@@ -113,4 +116,5 @@ def make_task(
 
 
 def weights(task):
-    return {v.path: np.asarray(v.numpy()) for v in task.model.weights}
+    found = [*task.model.weights, *getattr(task.loss, "weights", [])]
+    return {v.path: np.asarray(v.numpy()) for v in found}

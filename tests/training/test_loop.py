@@ -52,6 +52,7 @@ VARIANTS = [
     {"ema": 0.9, "accumulate": 2},
     {"precision": "mixed_float16"},
     {"replicas": 2},
+    {"loss": "proxy_anchor", "loss_lr_scale": 2.0, "replicas": 2},
 ]
 
 
@@ -82,19 +83,26 @@ def test_other_data_gives_other_weights(tmp_path):
     assert any(not np.array_equal(one[path], other[path]) for path in one)
 
 
-def test_two_replicas_train_as_one_device_does(tmp_path):
+# Few steps with proxies: this rate is far too high for their steep losses, and magnifies rounding.
+@pytest.mark.parametrize(
+    ("loss", "steps", "atol"),
+    [("triplet_semihard", 10, 2e-6), ("proxy_anchor", 2, 2e-5), ("soft_triple", 2, 2e-5)],
+)
+def test_two_replicas_train_as_one_device_does(tmp_path, loss, steps, atol):
     log = {}
     for replicas in (1, 2):
         run = tmp_path / str(replicas)
         run.mkdir()
-        tracker = CsvLog(str(run))
-        log[replicas] = trained(run, replicas=replicas, trackers=[tracker], log_every=1)[1]
+        trackers = [CsvLog(str(run))]
+        log[replicas] = trained(
+            run, replicas=replicas, loss=loss, steps=steps, trackers=trackers, log_every=1
+        )[1]
         rows = list(csv.DictReader((run / "training.csv").open()))
         log[replicas, "loss"] = [float(row["loss"]) for row in rows]
-    assert log[1, "loss"] == pytest.approx(log[2, "loss"], abs=2e-6)
-    assert len(set(log[1, "loss"])) == 10
+    assert log[1, "loss"] == pytest.approx(log[2, "loss"], abs=atol)
+    assert len(set(log[1, "loss"])) == steps
     for path, value in log[1].items():
-        np.testing.assert_allclose(value, log[2][path], atol=2e-6, err_msg=path)
+        np.testing.assert_allclose(value, log[2][path], atol=atol, err_msg=path)
 
 
 def test_the_best_validation_decides_the_final_weights(tmp_path):

@@ -209,3 +209,60 @@ def test_devices_that_are_not_there_are_refused(monkeypatch, name, devices, mess
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match=message):
         get_strategy(name, devices)
+
+
+def prepared_loss(name="proxy_anchor", **parameters):
+    loss = losses.get(name, **parameters)
+    loss.prepare(range(4), 8)
+    return loss
+
+
+@pytest.mark.parametrize("options", [{}, {"xla": True}, {"numbers": (0, 1)}], ids=str)
+@pytest.mark.parametrize("name", ["proxy_anchor", "proxy_nca", "soft_triple"])
+def test_a_step_moves_the_proxies_along_their_gradient(name, options):
+    keras.utils.set_random_seed(5)
+    loss, numbers = prepared_loss(name), options.get("numbers", (0,))
+    before = loss.get_weights()[0]
+    keras.utils.set_random_seed(5)
+    model = tasks.small_model(norm=False)
+    with tf.GradientTape() as tape:
+        values = []
+        for number in numbers:
+            images, labels = tasks.batch_arrays(number)
+            values.append(loss(labels, model(images, training=True)))
+        value = tf.add_n(values) / len(values)
+    gradient = tape.gradient(value, loss.proxies.value).numpy()
+    assert np.abs(gradient).max() > 1e-3
+    _, others, moved, found = step_with_sgd(loss=loss, **options)
+    assert found["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert found["gradient_norm"] == pytest.approx(norm_of([*others, gradient]), rel=1e-4)
+    np.testing.assert_allclose(before - loss.get_weights()[0], LR * gradient, atol=1e-5)
+    assert_moved(moved, others)
+
+
+@pytest.mark.parametrize(("loss_lr_scale", "sizes"), [(1.0, [7]), (100.0, [6, 1]), (0.0, [6])])
+def test_groups_scale_the_weights_of_the_loss(loss_lr_scale, sizes):
+    model, loss = tasks.small_model(), prepared_loss()
+    groups = parameter_groups(
+        model, loss, lambda scale: keras.optimizers.SGD(LR * scale), loss_lr_scale=loss_lr_scale
+    )
+    assert [len(members) for _, members in groups] == sizes
+    before = [v.numpy() for v in (loss.proxies, *model.trainable_variables)]
+    for optimizer, members in groups:
+        optimizer.apply([tf.ones(v.shape) for v in members], members)
+    after = [v.numpy() for v in (loss.proxies, *model.trainable_variables)]
+    for number, (one, other) in enumerate(zip(before, after, strict=True)):
+        scale = loss_lr_scale if number == 0 else 1.0
+        np.testing.assert_allclose(one - other, LR * scale, rtol=1e-4)
+
+
+def test_the_expression_of_weights_to_train_is_for_the_model():
+    model, loss = tasks.small_model(), prepared_loss()
+
+    def make(scale):
+        return keras.optimizers.SGD(LR * scale)
+
+    ((_, members),) = parameter_groups(model, loss, make, trainable="^embed/")
+    assert [v.path for v in members] == ["embed/kernel", "embed/bias", "ProxyAnchor/proxies"]
+    with pytest.raises(UserError, match=r"train\.trainable='proxies'"):
+        parameter_groups(model, loss, make, trainable="proxies")

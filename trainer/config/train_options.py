@@ -29,9 +29,12 @@ class TrainOptions:
         "bias|gamma|beta|norm", "regular expression of weights that do not decay", regex=True
     )
     trainable: str | None = option(
-        None, "regular expression of the weights to train; none = all the model offers", regex=True
+        None, "regular expression of the model's weights to train; none = all it offers", regex=True
     )
     trunk_lr_scale: float = option(1.0, "learning rate of the trunk over that of the head", least=0)
+    loss_lr_scale: float = option(
+        1.0, "learning rate of the loss's own weights (proxies) over that of the head", least=0
+    )
     ema: float | None = option(
         None, "momentum of an exponential moving average of the weights", above=0, below=1
     )

@@ -141,12 +141,7 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     accumulate = config.training.accumulate
     steps_per_epoch = math.ceil(sampler.steps_per_epoch / accumulate)
     total_steps = config.steps or math.ceil((config.train_epochs or 0) * steps_per_epoch)
-    val_sampler, note = None, ""
-    if splits.val is not None:
-        try:
-            val_sampler = config.build("sampler", splits.val, config.batch_size, config.seed)
-        except UserError as error:
-            note = f"no loss on the validation split: {error}"
+    val_sampler, note = _val_sampler(config, splits, loss)
     plan = _Plan(
         sampler=sampler,
         val_sampler=val_sampler,
@@ -161,6 +156,24 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     )
     _optimizer(config, plan, 1.0)
     return plan
+
+
+def _val_sampler(config: JobConfig, splits: Splits, loss: Any) -> tuple[Any, str]:
+    """Return what makes batches of the validation split for the loss; where nothing can, why."""
+    from trainer.losses.proxies import ProxyLoss
+
+    if splits.val is None:
+        return None, ""
+    unseen = set(splits.val.classes.tolist()) - set(splits.train.classes.tolist())
+    if isinstance(loss, ProxyLoss) and unseen:
+        return None, (
+            f"no loss on the validation split: {config.loss} has proxies of the classes trained on "
+            f"alone, and {len(unseen)} classes are not among them"
+        )
+    try:
+        return config.build("sampler", splits.val, config.batch_size, config.seed), ""
+    except UserError as error:
+        return None, f"no loss on the validation split: {error}"
 
 
 def _monitor(
@@ -215,6 +228,7 @@ def _train(
 ) -> tuple[Any, dict[str, Any], Any]:
     """Build the model, measure it before training, train it; under the strategy's scope."""
     from trainer.data.pipeline import train_batches
+    from trainer.losses.proxies import ProxyLoss
     from trainer.models import trunk_variables
     from trainer.training.loop import Task, fit
     from trainer.training.step import parameter_groups
@@ -222,6 +236,8 @@ def _train(
 
     options = config.training
     model = starting_model(config, folder)
+    if isinstance(plan.loss, ProxyLoss):
+        plan.loss.prepare(splits.train.classes, model.output_shape[-1])
     evaluation = _measure_untrained(config, folder, splits, model)
     groups = parameter_groups(
         model,
@@ -231,6 +247,7 @@ def _train(
         decay_exclude=options.decay_exclude,
         trunk=trunk_variables(model),
         trunk_lr_scale=options.trunk_lr_scale,
+        loss_lr_scale=options.loss_lr_scale,
     )
     validate = None
     if splits.val is not None:

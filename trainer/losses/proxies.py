@@ -93,7 +93,7 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
             raise ValueError(
                 f"{self.name} has no proxies yet; call prepare(classes, embedding_dim) first"
             )
-        if embeddings.shape[1] != self._embedding_dim:
+        if embeddings.shape[1] not in (self._embedding_dim, None):
             raise ValueError(
                 f"{self.name} was prepared for embeddings of {self._embedding_dim} numbers; "
                 f"got shape {tuple(embeddings.shape)}"

@@ -96,11 +96,12 @@ class TrainStep:
         found: dict[str, Any] = {}
         for number, (optimizer, _) in enumerate(self._groups):
             for place, variable in enumerate(optimizer.variables):
-                # The path begins with a name that Keras numbers anew for every optimizer.
+                # The path begins with a name that Keras may number anew: of optimizer or layer.
                 name = variable.path.partition("/")[2]
                 found[f"optimizer/{number}/{place:05d}/{name}"] = variable.value
         for place, variable in enumerate(getattr(self._loss, "variables", [])):
-            found[f"loss/{place:05d}/{variable.path}"] = variable.value
+            name = variable.path.partition("/")[2]
+            found[f"loss/{place:05d}/{name}"] = variable.value
         if self._average is not None:
             for place, shadow in enumerate(self._average.shadows):
                 found[f"average/{place:05d}"] = shadow
@@ -214,22 +215,24 @@ def parameter_groups(
     decay_exclude: str = "",
     trunk: set[str] | None = None,
     trunk_lr_scale: float = 1.0,
+    loss_lr_scale: float = 1.0,
 ) -> list[tuple[keras.optimizers.Optimizer, list[Any]]]:
     """Divide the weights to train among optimizers.
 
     Args:
-        model: its trainable weights, and those of the loss if it has any, are divided.
-        loss: the loss.
+        model: its trainable weights are divided.
+        loss: its trainable weights are too, if it has any.
         build_optimizer: from a factor on the learning rate to an optimizer.
-        trainable: regular expression; only weights whose path it finds are trained.
+        trainable: regular expression; of the model, only weights whose path it finds are trained.
         decay_exclude: regular expression of paths whose weights do not decay.
         trunk: paths of the trunk's weights.
         trunk_lr_scale: factor on the learning rate of the trunk.
+        loss_lr_scale: factor on the learning rate of the loss's own weights; 0 keeps them still.
 
     Raises:
-        UserError: no weight is left to train.
+        UserError: no weight of the model is left to train.
     """
-    weights = list(model.trainable_variables) + list(getattr(loss, "trainable_variables", []))
+    weights = list(model.trainable_variables)
     if trainable is not None:
         weights = [weight for weight in weights if re.search(trainable, weight.path)]
     if not weights:
@@ -237,14 +240,13 @@ def parameter_groups(
             "no weight is left to train"
             + (f": train.trainable={trainable!r} matches none" if trainable is not None else "")
         )
-    parts = [(1.0, weights)]
-    if trunk_lr_scale != 1.0 and trunk:
-        parts = [
-            (1.0, [weight for weight in weights if weight.path not in trunk]),
-            (trunk_lr_scale, [weight for weight in weights if weight.path in trunk]),
-        ]
+    scales: dict[float, list[Any]] = {1.0: []}
+    for weight in weights:
+        scale = trunk_lr_scale if trunk and weight.path in trunk else 1.0
+        scales.setdefault(scale, []).append(weight)
+    scales.setdefault(loss_lr_scale, []).extend(getattr(loss, "trainable_variables", []))
     groups = []
-    for scale, members in parts:
+    for scale, members in scales.items():
         if not members or scale == 0:
             continue
         optimizer = build_optimizer(scale)
