@@ -157,7 +157,7 @@ def test_the_other_configs_of_swin_v2_are_what_was_wished_for():
     names = sorted(name for name in CONFIGS if name.startswith("image_retrieval/swinv2_"))
     wished = [load(name) for name in names if not name.endswith(("_sop", "_fashion_mnist"))]
     assert {config.loss for config in wished} == {
-        "multi_similarity", "triplet_hard", "contrastive",
+        "multi_similarity", "triplet_hard", "contrastive", "proxy_anchor",
     }  # fmt: skip
     assert {config.parameters["model"]["embedding_dim"] for config in wished} == {256, 512}
     for config in wished:
