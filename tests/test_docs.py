@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -25,12 +26,14 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import execute
 import trainer.cli
 import trainer.task
+from tests.reference.swinv2_cases import CASES, weight
 from trainer.config import JobConfig, UserError
 from trainer.data.readers.items import read_items
 
@@ -225,6 +228,16 @@ def make_catalogue(folder: Path) -> None:
         (street / f"{name}.csv").write_bytes((tops / f"{source}.csv").read_bytes())
 
 
+def make_checkpoint(folder: Path) -> None:
+    """Write `model.safetensors` and `config.json` of a small Swin V2, as Hugging Face has them."""
+    shapes = np.load(ROOT / "tests/reference/swinv2_goldens.npz")["plain|shapes"]
+    arrays = {name: weight(name, tuple(shape)) for name, shape in json.loads(str(shapes)).items()}
+    folder.mkdir()
+    save_file(arrays, folder / "model.safetensors")
+    config = {"model_type": "swinv2", "patch_size": 4, "pretrained_window_sizes": [0, 0]}
+    (folder / "config.json").write_text(json.dumps(config | CASES["plain"]))
+
+
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -234,6 +247,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guides")
     make_catalogue(folder)
+    make_checkpoint(folder / "swinv2")
     return folder
 
 
@@ -242,10 +256,10 @@ def workplace(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A working folder with what the guides speak of, and a process that is left as it was.
 
     shop/items.csv, shop/catalogue.csv and shop/img/, by-product/LABEL/, tops/ with triplets,
-    street2shop/ with triplets as MILDNet names them, customer-photo.jpg, shop.cnf (the
-    demo's config on shop/), job_configs/.
+    street2shop/ with triplets as MILDNet names them, customer-photo.jpg, swinv2/ with a
+    checkpoint, shop.cnf (the demo's config on shop/), job_configs/.
     """
-    for name in ("shop", "by-product", "tops", "street2shop", "customer-photo.jpg"):
+    for name in ("shop", "by-product", "tops", "street2shop", "swinv2", "customer-photo.jpg"):
         os.symlink(catalogue / name, tmp_path / name)
     os.symlink(ROOT / "job_configs", tmp_path / "job_configs")
     monkeypatch.chdir(tmp_path)

@@ -178,7 +178,7 @@ def mildnet(
         trunk: a registered trunk (`mildnet describe trunk`); its parameters may follow in
             parentheses: `convnet_small(widths=(16, 32), norm="group")`.
         weights: trunk weights: `imagenet`, `none`, or the path of a `.weights.h5`, `.h5` or
-            `.keras` file (efficientnet_lite0 also takes a `.pth` file).
+            `.keras` file (efficientnet_lite0 and swinv2 also take PyTorch's).
         preprocessing: what the model does to pixels 0..255 first: `rescale` to 0..1 (MILDNet's),
             `caffe`, `torch`, `tf`, `lite` (see `Preprocess`), `native` for what the trunk's
             ImageNet weights expect, `none`.
