@@ -1,11 +1,23 @@
 """Layers against float64 formulas, at the edges where plain formulas break."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.layers import LRN2D, Dropout, GeM, L2Normalize, Preprocess, Residual
+from trainer.models.layers import (
+    LRN2D,
+    Dropout,
+    GeM,
+    L2Normalize,
+    Preprocess,
+    Residual,
+    TokenDense,
+    gelu,
+    unit,
+)
 
 PIXELS = np.array([[[[0, 128, 255], [10, 20, 30]]]], "uint8")
 
@@ -243,3 +255,56 @@ def test_layers_come_back_from_their_config(layer):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer)
     assert again.get_config() == layer.get_config()
+
+
+def normal_share(x):
+    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
+
+
+def test_gelu_and_its_gradient_are_those_of_the_formula():
+    x = np.linspace(-6, 6, 241)
+    inputs = tf.Variable(x.astype("float32"))
+    with tf.GradientTape() as tape:
+        outputs = gelu(inputs)
+        total = tf.reduce_sum(outputs * np.cos(x).astype("float32"))
+    np.testing.assert_allclose(outputs, x * normal_share(x), atol=1e-6)
+    slope = normal_share(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(tape.gradient(total, inputs), np.cos(x) * slope, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gelu_in_half_precision(dtype):
+    x = np.linspace(-6, 6, 241).astype("float32")
+    outputs = gelu(tf.constant(x, dtype))
+    assert outputs.dtype == dtype
+    np.testing.assert_allclose(tf.cast(outputs, "float32"), x * normal_share(x), atol=0.04)
+
+
+def test_token_dense_is_dense_on_maps():
+    maps = np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype("float32")
+    theirs = keras.layers.Dense(4, activation="tanh")
+    ours = TokenDense(4, activation="tanh")
+    want = theirs(maps)
+    ours.build(maps.shape)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(maps), want, atol=1e-6)
+    np.testing.assert_allclose(ours(maps[0, 0]), want[0, 0], atol=1e-6)
+    assert ours(maps[:0]).shape == (0, 3, 5, 4)
+
+
+def test_token_dense_in_a_model_of_any_batch_is_saved_and_loaded(tmp_path):
+    inputs = keras.Input((3, 5, 7))
+    model = keras.Model(inputs, TokenDense(4, activation=gelu)(inputs))
+    assert model.output_shape == (None, 3, 5, 4)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    maps = np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype("float32")
+    np.testing.assert_array_equal(again(maps), model(maps))
+
+
+def test_unit_vectors_of_another_length():
+    vectors = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    length = np.linspace(1, 100, 6, dtype="float32")[:, None]
+    found = np.asarray(unit(vectors, length=length))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), length[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(found, length * np.asarray(unit(vectors)), rtol=1e-6)

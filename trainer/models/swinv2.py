@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from trainer.models.layers import Dropout, Residual, unit
+from trainer.models.layers import Dropout, Residual, TokenDense, gelu, unit
 
 EPSILON = 1e-5
 #: Length up to which queries and keys are scaled to 1, as published.
@@ -85,7 +85,7 @@ class WindowAttention(keras.layers.Layer):
         policy = self.dtype_policy
 
         def dense(width: int, name: str, *, bias: bool = True, source: int = channels) -> Any:
-            layer = keras.layers.Dense(width, use_bias=bias, name=name, dtype=policy)
+            layer = TokenDense(width, use_bias=bias, name=name, dtype=policy)
             layer.build((None, source))
             return layer
 
@@ -127,38 +127,43 @@ class WindowAttention(keras.layers.Layer):
         _, height, width, channels = tokens.shape
         # By name, as -1 cannot be worked out for an empty batch.
         batch = ops.shape(tokens)[0]
-        rows, columns = height // self.window[0], width // self.window[1]
-        place = self.window[0] * self.window[1]
-        size = channels // self.heads
+        (high, wide), size = self.window, channels // self.heads
+        rows, columns, place = height // high, width // wide, high * wide
+        # Cut into windows once, and not queries, keys and values each.
+        tokens = ops.reshape(tokens, (batch, rows, high, columns, wide, channels))
+        tokens = ops.transpose(tokens, (0, 1, 3, 2, 4, 5))
+        tokens = ops.reshape(tokens, (batch * rows * columns, place, channels))
 
         def split(values: Any) -> Any:
-            """(B, H, W, C) -> (B, windows, heads, tokens, C / heads)."""
-            values = ops.reshape(
-                values, (batch, rows, self.window[0], columns, self.window[1], self.heads, size)
-            )
-            values = ops.transpose(values, (0, 1, 3, 5, 2, 4, 6))
-            return ops.reshape(values, (batch, rows * columns, self.heads, place, size))
+            """(windows, tokens, C) -> (windows, tokens, heads, C / heads)."""
+            return ops.reshape(values, (batch * rows * columns, place, self.heads, size))
 
-        # Keys of the padding are zero, as keys have no bias.
-        query = unit(split(self.query(tokens)), least=LEAST)
-        key = unit(split(self.key(tokens)), least=LEAST)
         # Cosines and their softmax in float32: up to 100 times a cosine is more than half holds.
-        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
-        scores = scores * ops.exp(ops.minimum(ops.cast(self.logit_scale, "float32"), LOG_MOST))
+        # The factor is given to the queries, as there are fewer of them than of scores.
+        factor = ops.exp(ops.minimum(ops.cast(self.logit_scale, "float32"), LOG_MOST))
+        query = unit(split(self.query(tokens)), least=LEAST, length=factor[:, 0])
+        # Keys of the padding are zero, as keys have no bias.
+        key = unit(split(self.key(tokens)), least=LEAST)
+        scores = ops.matmul(ops.transpose(query, (0, 2, 1, 3)), ops.transpose(key, (0, 2, 3, 1)))
         bias = self.position_bias(self.position_hidden(ops.convert_to_tensor(self.coordinates)))
         bias = ops.take(bias, ops.convert_to_tensor(self.pairs.reshape(-1)), axis=0)
         bias = ops.transpose(ops.reshape(bias, (place, place, self.heads)), (2, 0, 1))
-        scores = scores + 16.0 * ops.sigmoid(bias)
+        bias = 16.0 * ops.sigmoid(bias)
         if any(self.shift):
+            # Added to the bias, which is one for the batch, and with it to the scores.
             mask = shift_mask(height, width, self.window, self.shift)
-            scores = scores + ops.convert_to_tensor(mask)[:, None]
-        weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
-        values = ops.matmul(weights, split(self.value(tokens)))
-        values = ops.reshape(
-            values, (batch, rows, columns, self.heads, self.window[0], self.window[1], size)
-        )
-        values = ops.transpose(values, (0, 1, 4, 2, 5, 3, 6))
-        return self.project(ops.reshape(values, (batch, height, width, channels)))
+            bias = bias + ops.convert_to_tensor(mask)[:, None]
+            scores = ops.reshape(scores, (batch, rows * columns, self.heads, place, place))
+        weights = ops.cast(ops.softmax(scores + bias, axis=-1), self.compute_dtype)
+        weights = ops.reshape(weights, (batch * rows * columns, self.heads, place, place))
+        values = ops.transpose(split(self.value(tokens)), (0, 2, 1, 3))
+        values = ops.matmul(weights, values)
+        values = ops.transpose(values, (0, 2, 1, 3))
+        values = ops.reshape(values, (batch * rows * columns, place, channels))
+        values = self.project(values)
+        values = ops.reshape(values, (batch, rows, columns, high, wide, channels))
+        values = ops.transpose(values, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(values, (batch, height, width, channels))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -224,7 +229,7 @@ class PatchMerging(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         channels = int(input_shape[-1])
-        self.reduction = keras.layers.Dense(
+        self.reduction = TokenDense(
             2 * channels, use_bias=False, name="reduction", dtype=self.dtype_policy
         )
         self.reduction.build((None, 4 * channels))
@@ -237,8 +242,12 @@ class PatchMerging(keras.layers.Layer):
         _, height, width, _ = tokens.shape
         if height % 2 or width % 2:
             tokens = ops.pad(tokens, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-        corners = [tokens[:, y::2, x::2] for x in (0, 1) for y in (0, 1)]
-        return self.norm(self.reduction(ops.concatenate(corners, axis=-1)))
+        _, height, width, channels = tokens.shape
+        size = (ops.shape(tokens)[0], height // 2, width // 2)
+        # As published: down the first column of the square, then down the second.
+        tokens = ops.reshape(tokens, (size[0], size[1], 2, size[2], 2, channels))
+        corners = ops.reshape(ops.transpose(tokens, (0, 1, 3, 4, 2, 5)), (*size, 4 * channels))
+        return self.norm(self.reduction(corners))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         rows, height, width, channels = input_shape
@@ -303,10 +312,8 @@ def build_swinv2(
             )(x)
             x = _add(x, branch, rates[number], f"{name}_attention")
             channels = int(x.shape[-1])
-            branch = keras.layers.Dense(
-                int(mlp_ratio * channels), activation="gelu", name=f"{name}_mlp_1"
-            )(x)
-            branch = keras.layers.Dense(channels, name=f"{name}_mlp_2")(branch)
+            branch = TokenDense(int(mlp_ratio * channels), activation=gelu, name=f"{name}_mlp_1")(x)
+            branch = TokenDense(channels, name=f"{name}_mlp_2")(branch)
             out = f"stage{stage + 1}_out" if block + 1 == depth else ""
             x = _add(x, branch, rates[number], f"{name}_mlp", out)
             number += 1
