@@ -219,7 +219,7 @@ def _ours(loss: str, labels: Any, x: Any, jit: bool, threads: int) -> Callable[[
 
 
 def _tfa(loss: str, labels: Any, x: Any, jit: bool, threads: int) -> Callable[[], object]:
-    import tensorflow_addons as tfa
+    import tensorflow_addons as tfa  # type: ignore[import-not-found]
 
     theirs = {
         "triplet_semihard": tfa.losses.triplet_semihard_loss,
@@ -230,7 +230,7 @@ def _tfa(loss: str, labels: Any, x: Any, jit: bool, threads: int) -> Callable[[]
 
 def _pml(loss: str, labels: Any, x: Any, jit: bool, threads: int) -> Callable[[], object]:
     import torch
-    from pytorch_metric_learning import (
+    from pytorch_metric_learning import (  # type: ignore[import-not-found]
         losses,
         miners,
     )

@@ -81,6 +81,8 @@ class PublishedAdam(keras.optimizers.Adam):
     correction, so that this is all that keeps the two apart.
     """
 
+    epsilon: Any
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one weight."""
         epsilon = self.epsilon
