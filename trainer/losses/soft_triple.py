@@ -35,8 +35,8 @@ class SoftTriple(ProxyLoss):
     semantics as the authors' code; pytorch-metric-learning's `SoftTripleLoss` is this with tau = 0,
     and with its `SparseCentersRegularizer`, weighted by tau, the whole. A layer: call
     `prepare(classes, embedding_dim)` before the first batch; a job does. An item of no class that
-    was named there is left out. Memory is O(B C K + C K^2). The authors train the centers at 100
-    times the learning rate of the rest: `train.loss_lr_scale=100`.
+    was named there is left out. Memory is O(B C K + C K^2). The authors train the centers with Adam
+    at 1e-2, 100 times the rate of the rest: `train.loss_lr_scale=100` with `lr=0.0001`.
 
     Args:
         centers_per_class: int, default 10, at least 1: K.
