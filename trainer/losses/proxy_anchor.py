@@ -30,8 +30,8 @@ class ProxyAnchor(ProxyLoss):
     Same semantics as the authors' code and pytorch-metric-learning's `ProxyAnchorLoss`, but for the
     start of the proxies, which are of length about 1 for any number of classes. A layer: call
     `prepare(classes, embedding_dim)` before the first batch; a job does. An item of no class that
-    was named there is left out. The authors train the proxies with AdamW at 1e-2, 100 times the rate
-    of the rest: `train.loss_lr_scale=100` with `lr=0.0001`.
+    was named there is left out. The authors train the proxies with AdamW at 1e-2, 100 times the
+    rate of the rest: `train.loss_lr_scale=100` with `lr=0.0001`.
 
     Args:
         margin: float, default 0.1, at least 0, as a difference of cosines.
