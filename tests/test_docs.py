@@ -75,6 +75,11 @@ BY_HAND = {
     ),
     "mildnet convert mildnet-h5 weights-improvement-20-0.02.h5 --model-id mildnet_vgg16 "
     "--to runs/released": "needs weights of the authors: tests/models/weights converts files alike",
+    '.venv/bin/pip install -c constraints.txt -e ".[wandb]"': "changes the environment",
+    "wandb login": "asks for a key",
+    "wandb sync runs/offline/wandb/offline-run-*": "needs an account",
+    "mildnet train job_configs/demo/synthetic.cnf --run-dir runs/online --set trackers=csv,wandb "
+    "--set tracker.wandb.project=shop": "needs an account; the offline job beside it runs",
 }
 
 #: Files whose commands reproduce long runs: options and configs are checked, nothing is run.
