@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 import trainer
 from trainer.config import UserError
@@ -26,7 +28,41 @@ app.add_typer(data, name="data")
 convert = typer.Typer(no_args_is_help=True, help="Make runs of weights from elsewhere.")
 app.add_typer(convert, name="convert")
 
+
+class WithDefault(TyperGroup):
+    """A command with others below it: words that begin with no name of theirs are its own.
+
+    The command is the first of the group.
+    """
+
+    def named(self, words: list[str]) -> list[str]:
+        """Return the words with the name of the command that they are for in front."""
+        if words and words[0] in self.commands:
+            return words
+        return [next(iter(self.commands)), *words]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if (words := self.named(args)) != args and not set(args).isdisjoint(ctx.help_option_names):
+            words = ["--help"]
+        return super().parse_args(ctx, words)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        shown, default = copy.copy(self), next(iter(self.commands.values()))
+        shown.help, shown.params = default.help, default.params
+        TyperGroup.format_help(shown, ctx, formatter)
+
+
+index = typer.Typer(
+    cls=WithDefault,
+    subcommand_metavar="| add ... | remove ...",
+    help="Embed a catalogue with a run's model and build an index over it.",
+)
+app.add_typer(index, name="index")
+
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder of a finished job.")]
+Items = Annotated[
+    str, typer.Option(metavar="ITEMS.csv|DIR", help="Catalogue: an items.csv, or its folder.")
+]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")
 ]
@@ -182,13 +218,11 @@ def export(
     plain().print(f"model in {export_run(RunFolder.open(run), to)}")
 
 
-@app.command()
+@index.command("build", hidden=True)
 @one_line_errors
-def index(
+def index_build(
     run: Run,
-    items: Annotated[
-        str, typer.Option(metavar="ITEMS.csv|DIR", help="Catalogue: an items.csv, or its folder.")
-    ],
+    items: Items,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the index.")],
     overrides: Annotated[
         list[str] | None,
@@ -196,13 +230,67 @@ def index(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Embed a catalogue with a run's model and build an index over it."""
+    """Embed a catalogue with a run's model and build an index over it.
+
+    Where an index of the same model is there, only pictures that are new or have changed since are
+    embedded.
+    """
     summary.quiet_tensorflow()
     from trainer.launch.run_folder import RunFolder
     from trainer.launch.searching import index_catalogue
 
-    count = index_catalogue(RunFolder.open(run), items, to, overrides or [])
-    plain().print(f"{count} items in {to}")
+    tell = plain().print
+    count = index_catalogue(RunFolder.open(run), items, to, overrides or [], tell=tell)
+    tell(f"{count} items in {to}")
+
+
+@index.command("add")
+@one_line_errors
+def index_add(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run that the index was built with.")
+    ],
+    items: Items,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the index.")],
+    debug: Debug = False,
+) -> None:
+    """Add the items of a catalogue to an index, without building it anew.
+
+    Pictures that it has not are added, and those that have changed since take the place of the old
+    ones. Items that the catalogue does not name stay.
+    """
+    summary.quiet_tensorflow()
+    from trainer.launch.run_folder import RunFolder
+    from trainer.launch.updating import add_to_index
+
+    tell = plain().print
+    change = add_to_index(RunFolder.open(run), items, to, tell=tell)
+    tell(f"{change}; {change.items} items in {to}")
+
+
+@index.command("remove")
+@one_line_errors
+def index_remove(
+    folder: Annotated[Path, typer.Option("--from", metavar="DIR", help="Folder of the index.")],
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID", help="Items: ids as in search results, or paths."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="LABEL", help="All items of a product; repeatable."),
+    ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(metavar="ITEMS.csv|DIR", help="All items of the pictures of a catalogue."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Remove items from an index, without building it anew."""
+    from trainer.launch.updating import remove_from_index
+
+    change = remove_from_index(folder, ids or [], labels=labels or [], source=items)
+    plain().print(f"{change}; {change.items} items in {folder}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from PIL import Image
 from trainer.config import UserError
 from trainer.data.decode import decode_file
 from trainer.data.table import ItemTable
-from trainer.data.verify import require_split, verify_images
+from trainer.data.verify import require_split, usable, verify_images
 
 
 def picture(width=90, height=60, seed=0):
@@ -242,6 +242,18 @@ def test_boxes_must_lie_in_their_picture(gallery, tmp_path, box, good, mode):
 def test_mode_none_looks_at_nothing(gallery):
     table = table_of(gallery, ["half.jpg", "missing.jpg"])
     assert verify_images(table, mode="none") is table
+
+
+def test_rows_that_are_trusted_are_not_looked_at_but_count(gallery, tmp_path):
+    table = table_of(gallery, ["half.jpg", "good.jpg", "missing.jpg", "good.png"])
+    trusted = np.array([True, True, False, False])
+    log_file = tmp_path / "bad.log"
+    good = usable(table, trusted=trusted, max_bad_share=0.25, log_file=log_file)
+    assert good.tolist() == [True, True, False, True]
+    assert "missing.jpg" in log_file.read_text()
+    with pytest.raises(UserError, match=r"25\.00%"):
+        usable(table, trusted=trusted, max_bad_share=0.24)
+    assert usable(table, trusted=np.ones(4, bool)).all()
 
 
 def test_a_log_of_an_earlier_time_does_not_stay(gallery, tmp_path):

@@ -254,7 +254,7 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(absolute(os.fspath(path)))
     restore_folder(target)
-    fresh, outdated = target.with_name(f".{target.name}.new"), _outdated(target)
+    fresh, outdated = target.with_name(f".{target.name}.new"), outdated_folder(target)
     shutil.rmtree(fresh, ignore_errors=True)
     with whole_folder(fresh) as partial:
         yield partial
@@ -268,11 +268,13 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def restore_folder(path: str | os.PathLike[str]) -> None:
     """Put back the folder that a process was about to replace by another when it was killed."""
     target = Path(absolute(os.fspath(path)))
-    if not target.exists() and _outdated(target).exists():
-        os.rename(_outdated(target), target)
+    if not target.exists() and outdated_folder(target).exists():
+        os.rename(outdated_folder(target), target)
 
 
-def _outdated(target: Path) -> Path:
+def outdated_folder(path: str | os.PathLike[str]) -> Path:
+    """Return where :func:`replaced_folder` puts the old folder until the new one is in place."""
+    target = Path(absolute(os.fspath(path)))
     return target.with_name(f".{target.name}.old")
 
 

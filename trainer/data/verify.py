@@ -33,7 +33,37 @@ def verify_images(
     max_pixels: int = 100_000_000,
     log_file: str | os.PathLike[str] | None = None,
 ) -> ItemTable:
-    """Return the table without the rows whose pictures cannot be used.
+    """Return the table without the rows whose pictures cannot be used, as :func:`usable` says.
+
+    Args:
+        table: rows to check.
+        mode: how closely.
+        max_bad_share: largest share that may be bad, 0 to 1.
+        max_pixels: most pixels of a picture.
+        log_file: local file for what is bad.
+
+    Returns:
+        The good rows in their order; triplets that lost a picture are gone.
+
+    Raises:
+        UserError: more is bad than allowed, nothing is left, or the log file cannot be written.
+    """
+    good = usable(
+        table, mode=mode, max_bad_share=max_bad_share, max_pixels=max_pixels, log_file=log_file
+    )
+    return table if good.all() else table.select(good)
+
+
+def usable(
+    table: ItemTable,
+    *,
+    mode: Literal["full", "header", "none"] = "full",
+    max_bad_share: float = 0.01,
+    max_pixels: int = 100_000_000,
+    log_file: str | os.PathLike[str] | None = None,
+    trusted: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return which rows have pictures that can be used, (N,) bool.
 
     What training would fail on is found with the decoder that training uses. Each bad picture and
     each problem of the reader is named with its reason in the log file. Files are only read.
@@ -49,14 +79,16 @@ def verify_images(
             a small file cannot fill the memory; default 100 million.
         log_file: local file for what is bad, `path: reason` each; none by default. It is written
             whole, and only if something is bad (one that is there is emptied).
-
-    Returns:
-        The good rows in their order; triplets that lost a picture are gone.
+        trusted: (N,) bool, rows that are known to be good and are not looked at; none by default.
 
     Raises:
         UserError: more is bad than allowed, nothing is left, or the log file cannot be written.
     """
-    reasons = {} if mode == "none" else _bad_files(table, mode, max_pixels)
+    looked_at = np.flatnonzero(np.ones(len(table), bool) if trusted is None else ~trusted)
+    reasons = {}
+    if mode != "none" and len(looked_at):
+        found = _bad_files(table.select(looked_at), mode, max_pixels)
+        reasons = {int(looked_at[row]): why for row, why in found.items()}
     bad_rows = np.fromiter(reasons, np.int64, len(reasons))
     faults = [*table.problems, *(f"{table.path[row]}: {why}" for row, why in reasons.items())]
     if log_file is not None and (faults or os.path.exists(log_file)):
@@ -65,8 +97,9 @@ def verify_images(
                 stream.writelines(f"{fault}\n" for fault in faults)
         except OSError as error:
             raise UserError(f"cannot write {log_file}: {files.reason(error)}") from None
+    good = np.ones(len(table), bool)
     if not faults:
-        return table
+        return good
 
     listed = len(table.triplets) or len(table)
     share = len(bad_rows) / max(len(table), 1)
@@ -77,7 +110,6 @@ def verify_images(
             f"{len(faults)} pictures and rows cannot be used, a share of {share:.2%} where "
             f"max_bad_share allows {max_bad_share:.2%}; the first: {faults[0]}{told}"
         )
-    good = np.ones(len(table), bool)
     good[bad_rows] = False
     if not good.any():
         raise UserError(f"no picture can be used; the first: {faults[0]}{told}")
@@ -85,7 +117,7 @@ def verify_images(
         "%d pictures and rows are left out (%.2f%%); the first: %s%s",
         len(faults), 100 * share, faults[0], told,
     )  # fmt: skip
-    return table.select(good)
+    return good
 
 
 def require_split(table: ItemTable, names: str, key: str = "split") -> ItemTable:

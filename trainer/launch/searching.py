@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,20 @@ import numpy as np
 
 from trainer.config import UserError, get
 from trainer.config.job import JobConfig
-from trainer.data.files import absolute, is_file, join, require_folder, whole_folder
+from trainer.data.files import (
+    absolute,
+    is_file,
+    join,
+    locked,
+    outdated_folder,
+    replaced_folder,
+    require_folder,
+    restore_folder,
+)
 from trainer.data.readers.folder import picture_files
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
+from trainer.retrieval.embedding_cache import EmbeddingCache, picture_keys
 from trainer.retrieval.indexes import Index, load_index
 from trainer.retrieval.pictures import Picture, contact_sheet, sheet_rows
 from trainer.retrieval.results import RetrievalResults
@@ -26,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Queries and neighbours of the picture that a job draws.
 SHOWN_QUERIES, SHOWN_NEIGHBOURS = 8, 8
+#: Note of an index: the fingerprint of the model that its embeddings are of.
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,11 @@ class CatalogueIndex:
     def exact(cls, items: ItemTable, embeddings: np.ndarray) -> CatalogueIndex:
         """Return an exact index in memory over rows and their (N, D) float32 embeddings."""
         return cls(get("index", "flat").build().build(embeddings, item_ids(items)), items)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the items, in the order of their rows."""
+        return [str(name) for name in self.index.ids.tolist()]
 
     def picture(self, row: int) -> Picture:
         """Return the picture of item number `row`."""
@@ -68,7 +86,12 @@ def searched(
 
 
 def build_index(
-    config: JobConfig, items: ItemTable, embeddings: np.ndarray, folder: str | os.PathLike[str]
+    config: JobConfig,
+    items: ItemTable,
+    embeddings: np.ndarray,
+    folder: str | os.PathLike[str],
+    *,
+    model: str = "",
 ) -> CatalogueIndex:
     """Index `items` with the index that `config` names, and write both to `folder`.
 
@@ -77,80 +100,179 @@ def build_index(
         items: rows to index.
         embeddings: (N, D) float32, one per row.
         folder: an index that is there is replaced once the new one is complete.
+        model: fingerprint of the model that made the embeddings, which the index takes a note of.
 
     Raises:
         UserError: too few items for the index, or a folder that holds something else.
     """
-    index = config.build("index").build(embeddings, item_ids(items))
-    target = Path(folder)
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    if target.exists() and not (target / "meta.json").exists() and any(target.iterdir()):
-        raise UserError(f"{target} holds something else than an index: choose another folder")
-    with whole_folder(fresh) as part:
-        index.save(part)
-        items.to_csv(part / "items.csv")
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        fresh.rename(target)
-        shutil.rmtree(old)
-    else:
-        fresh.rename(target)
-    return CatalogueIndex(index, items)
+    with changing(folder):
+        catalogue = _indexed(config, items, embeddings, model)
+        write_catalogue(catalogue, folder)
+    return catalogue
 
 
 def load_catalogue(folder: str | os.PathLike[str], **tuned: Any) -> CatalogueIndex:
     """Return what :func:`build_index` wrote.
 
+    Another process may replace the index meanwhile: what comes back is the old one or the new one.
+
     Raises:
         UserError: it is missing, truncated, or not an index of this library.
     """
-    index = load_index(folder, **tuned)
-    items = get("dataset", "items").build(os.fspath(folder))
-    if item_ids(items) != index.ids.tolist():
-        raise UserError(f"{folder}: items.csv and the index hold different items: build it again")
-    return CatalogueIndex(index, items)
+    while True:
+        before = _identity(folder)
+        try:
+            index = load_index(folder, **tuned)
+            items = get("dataset", "items").build(os.fspath(folder))
+            catalogue = CatalogueIndex(index, items)
+            if not _same_items(catalogue.ids, items):
+                raise UserError(
+                    f"{folder}: items.csv and the index hold different items: build it again"
+                )
+            return catalogue
+        except UserError:
+            if before is None and outdated_folder(folder).exists():
+                # Another process is just replacing it, or was killed while it did.
+                with contextlib.suppress(OSError), _locked(folder, wait=10):
+                    restore_folder(folder)
+            if _identity(folder) == before:
+                raise
+
+
+@contextlib.contextmanager
+def changing(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes on this machine from changing the index in `folder`.
+
+    Raises:
+        UserError: another process does, or the folder holds something else than an index.
+    """
+    target = Path(absolute(os.fspath(folder)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        restore_folder(target)
+        if target.exists() and not (target / "meta.json").exists() and any(target.iterdir()):
+            raise UserError(f"{target} holds something else than an index: choose another folder")
+        yield
+
+
+def write_catalogue(
+    catalogue: CatalogueIndex,
+    folder: str | os.PathLike[str],
+    cache: EmbeddingCache | None = None,
+) -> None:
+    """Write an index with its items, and the embeddings that are kept, to `folder`, all or nothing.
+
+    Call it within :func:`changing`.
+    """
+    with replaced_folder(folder) as part:
+        catalogue.index.save(part)
+        catalogue.items.to_csv(part / "items.csv")
+        if cache is not None and cache.keys.any():
+            cache.save(part, catalogue.ids)
 
 
 def index_catalogue(
-    run: RunFolder, source: str, folder: str | os.PathLike[str], overrides: Sequence[str] = ()
+    run: RunFolder,
+    source: str,
+    folder: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> int:
     """Embed a catalogue with a run's model, index it, and return how many items it has.
 
     Where the run searched one domain (`gallery_domain`) and the catalogue names domains, only the
     items of that domain are indexed: customers' pictures are queries, not products on offer.
-    Pictures that can't be decoded are left out, and named in `FOLDER.bad_images.log`.
+    Pictures that can't be decoded are left out, and named in `FOLDER.bad_images.log`. Embeddings
+    are kept beside the index: those of pictures that have not changed are used again.
 
     Args:
         run: a finished run.
         source: an `items.csv`, a folder with one, or a folder of pictures.
         folder: where the index goes.
         overrides: `key=value` texts for the index, such as `index=hnsw`.
+        tell: takes a line on what was embedded.
 
     Raises:
         UserError: no model in the run, no pictures, or a folder that holds something else.
     """
-    from trainer.data.verify import verify_images
     from trainer.serving.embedder import Embedder
 
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
     embedder = Embedder(run.file("model"))
+    model = embedder.fingerprint()
+    items = offered(config, source)
+    with changing(folder):
+        cache = EmbeddingCache.load(folder, embedder.dim)
+        items, cache = embed_catalogue(config, embedder, model, items, cache, folder, tell)
+        catalogue = _indexed(config, items, cache.embeddings, model)
+        write_catalogue(catalogue, folder, cache)
+    return len(items)
+
+
+def offered(config: JobConfig, source: str) -> ItemTable:
+    """Return the items of a catalogue that can be found, as :func:`index_catalogue` says.
+
+    Raises:
+        UserError: there are none.
+    """
     items = read_catalogue(source)
     if config.gallery_domain and any(items.domain):
         items = items.select(items.domain == config.gallery_domain)
         if not len(items):
             raise UserError(f"{source} has no items of the domain {config.gallery_domain!r}")
+    return items
+
+
+def embed_catalogue(
+    config: JobConfig,
+    embedder: Embedder,
+    model: str,
+    items: ItemTable,
+    cache: EmbeddingCache,
+    folder: str | os.PathLike[str],
+    tell: Callable[[str], object],
+) -> tuple[ItemTable, EmbeddingCache]:
+    """Return the items whose pictures can be used, and their keys and embeddings.
+
+    Only pictures that the cache does not know are checked, decoded and embedded.
+
+    Args:
+        config: how many pictures may be bad.
+        embedder: makes the embeddings.
+        model: its fingerprint.
+        items: rows to embed.
+        cache: what was embedded before.
+        folder: of the index; what is bad is named in `FOLDER.bad_images.log`.
+        tell: takes a line on how many were embedded.
+
+    Raises:
+        UserError: too many pictures are bad.
+    """
+    from trainer.data.verify import usable
+
+    keys = picture_keys(items, model)
+    known = cache.find(keys)
     target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    items = verify_images(
+    good = usable(
         items,
         max_bad_share=config.max_bad_share,
         log_file=str(target.with_name(f"{target.name}.bad_images.log")),
+        trusted=known >= 0,
     )
-    build_index(config, items, embed_items(embedder, items), folder)
-    return len(items)
+    items, keys, known = items.select(good), keys[good], known[good]
+    embeddings = np.empty((len(items), embedder.dim), np.float32)
+    embeddings[known >= 0] = cache.embeddings[known[known >= 0]]
+    new = np.flatnonzero(known < 0)
+    if len(new):
+        fresh = items.select(new)
+        embeddings[new] = embed_items(embedder, fresh)
+        # A file that was written to meanwhile: nobody knows which content was embedded.
+        steady = (picture_keys(fresh, model) == keys[new]).all(axis=1)
+        keys[new[~steady]] = 0
+    if len(new) < len(items):
+        tell(f"embedded {len(new)} of {len(items)} pictures, the others were embedded before")
+    return items, EmbeddingCache(keys, embeddings)
 
 
 def read_catalogue(source: str) -> ItemTable:
@@ -251,6 +373,36 @@ def search_images(
     return _named(found, catalogue)
 
 
+def _indexed(
+    config: JobConfig, items: ItemTable, embeddings: np.ndarray, model: str
+) -> CatalogueIndex:
+    index = config.build("index").build(embeddings, item_ids(items))
+    if model:
+        index.notes[MODEL] = model
+    return CatalogueIndex(index, items)
+
+
+def _same_items(ids: list[str], items: ItemTable) -> bool:
+    """Whether the ids are those of the items: row numbers change as items come and go."""
+    return len(ids) == len(items) and all(
+        name == path or name.startswith(f"{path}#")
+        for name, path in zip(ids, items.path, strict=True)
+    )
+
+
+def _locked(folder: str | os.PathLike[str], wait: float = 0) -> AbstractContextManager[None]:
+    target = Path(absolute(os.fspath(folder)))
+    refusal = f"{folder}: another process is changing this index"
+    return locked(target.with_name(f".{target.name}.lock"), refusal, wait=wait)
+
+
+def _identity(folder: str | os.PathLike[str]) -> int | None:
+    try:
+        return os.stat(folder).st_ino
+    except OSError:
+        return None
+
+
 def _without_self(found: RetrievalResults, k: int) -> RetrievalResults:
     """Return at most `k` neighbours of each query, leaving out the query itself."""
     neighbours = np.full((len(found), k), "", found.neighbours.dtype)
@@ -266,7 +418,7 @@ def _without_self(found: RetrievalResults, k: int) -> RetrievalResults:
 
 def _named(found: RetrievalResults, catalogue: CatalogueIndex) -> list[dict[str, Any]]:
     items = catalogue.items
-    place = {name: row for row, name in enumerate(item_ids(items))}
+    place = {name: row for row, name in enumerate(catalogue.ids)}
     rows = []
     for entry in found.to_rows():
         row = place[entry["id"]]
@@ -286,7 +438,7 @@ def _draw(
     path: str,
     title: str,
 ) -> None:
-    pictures = {name: catalogue.picture(row) for row, name in enumerate(item_ids(catalogue.items))}
+    pictures = {name: catalogue.picture(row) for row, name in enumerate(catalogue.ids)}
     contact_sheet(sheet_rows(found, queries, pictures, SHOWN_NEIGHBOURS), path, title=title)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from trainer.config import UserError
 from trainer.data.decode import decode_file
+from trainer.data.files import sha256
 from trainer.serving.export import CARD, FORMAT
 
 
@@ -54,6 +56,15 @@ class Embedder:
                 f"the exported model in {self.folder} cannot be loaded, export it again:"
                 f" {_first_line(error)}"
             ) from error
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (64 hex digits) of all files of the exported model.
+
+        Equal ones give equal embeddings. A model that is exported a second time may have another.
+        """
+        names = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        parts = [f"{name.relative_to(self.folder).as_posix()} {sha256(name)}" for name in names]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, images: Any) -> tf.Tensor:
         """Embed one batch of images (B, H, W, 3), uint8 or float 0..255, as a tensor (B, dim)."""

@@ -1,8 +1,8 @@
 """What all indexes share: checks, ids, the similarity convention, and the folder on disk.
 
 An index folder holds the library's own file, the ids (`ids.npy`, or `ids.json` for strings) and
-`meta.json`: format, kind, parameters, size, dimensions, and a SHA-256 of each file. Nothing in it
-is executed or unpickled when it is read.
+`meta.json`: format, kind, parameters, size, dimensions, notes, and a SHA-256 of each file. Nothing
+in it is executed or unpickled when it is read.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class Index(ABC):
             "count": len(self),
             "dim": self.dim,
             "notes": self.notes,
-            "files": {name: sha256(folder / name) for name in (self.filename, ids)},
+            "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
         }
         (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
@@ -283,7 +283,7 @@ class Index(ABC):
 
     @abstractmethod
     def _write(self, path: Path) -> None:
-        """Write the index to a new file."""
+        """Write the index to a new file, and what else it needs to others beside it."""
 
     @abstractmethod
     def _read(self, path: Path, dim: int) -> tuple[int, int]:
@@ -338,7 +338,7 @@ def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
                 f"{', '.join(index.tunable) or 'nothing'} can be changed when it is loaded"
             )
         ids = "ids.json" if "ids.json" in meta["files"] else "ids.npy"
-        for name in (index.filename, ids):
+        for name in {index.filename, ids, *meta["files"]}:
             if sha256(source / name) != meta["files"][name]:
                 raise UserError(f"{source / name} is truncated or altered: build the index again")
         if ids == "ids.json":
@@ -348,7 +348,7 @@ def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
         # Folders of before notes were kept are read, too.
         index.notes = dict(meta.get("notes", {}))
         count, index.dim = index._read(source / index.filename, int(meta["dim"]))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{source} is not a complete index ({reason}): build it again") from None
     if count != len(index.ids) or (count, index.dim) != (meta.get("count"), meta.get("dim")):

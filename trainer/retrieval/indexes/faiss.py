@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 POINTS_PER_CENTROID = 39
 #: Share of the nodes of a graph that removed items may hold; past it the graph is built anew.
 MOST_REMOVED = 0.25
+#: File beside a graph with removed items: the numbers of their nodes.
+REMOVED = "removed.npy"
 
 
 def _faiss() -> Any:
@@ -218,28 +220,18 @@ class HNSW(_FaissIndex):
         return positions, scores
 
     def _write(self, path: Path) -> None:
-        if len(self._positions) == len(self):
-            super()._write(path)
-            return
-        # FAISS's own way to give nodes other numbers; made around an index, it wants an empty one.
-        faiss = _faiss()
-        numbered = faiss.IndexIDMap(faiss.IndexFlat(self.dim))
-        numbered.index, numbered.ntotal = self._index, self._index.ntotal
-        faiss.copy_array_to_vector(self._positions, numbered.id_map)
-        faiss.write_index(numbered, str(path))
+        super()._write(path)
+        removed = np.flatnonzero(self._positions < 0)
+        if len(removed):
+            np.save(path.with_name(REMOVED), removed, allow_pickle=False)
 
     def _read(self, path: Path, dim: int) -> tuple[int, int]:
-        faiss = _faiss()
-        index = faiss.read_index(str(path))
-        self._positions = np.arange(index.ntotal)
-        if isinstance(index, faiss.IndexIDMap):
-            self._positions = faiss.vector_to_array(index.id_map)
-            index.own_fields = False
-            index = faiss.downcast_index(index.index)
-            index.this.own(True)
-        self._tune(index)
-        self._index = index
-        return int((self._positions >= 0).sum()), int(index.d)
+        nodes, dim = super()._read(path, dim)
+        stays = np.ones(nodes, bool)
+        if path.with_name(REMOVED).exists():
+            stays[np.load(path.with_name(REMOVED), allow_pickle=False)] = False
+        self._positions = _positions(stays)
+        return int(stays.sum()), dim
 
 
 @register("index", "ivf_pq")

@@ -1,0 +1,203 @@
+"""Keep an index in step with its catalogue: products come, change and go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.config import UserError
+from trainer.data.files import absolute
+from trainer.data.table import ItemTable
+from trainer.launch.run_folder import RunFolder
+from trainer.launch.searching import (
+    MODEL,
+    CatalogueIndex,
+    changing,
+    embed_catalogue,
+    item_ids,
+    load_catalogue,
+    offered,
+    read_catalogue,
+    write_catalogue,
+)
+from trainer.retrieval.embedding_cache import EmbeddingCache
+
+
+@dataclass(frozen=True)
+class IndexChange:
+    """What a change did to an index, in items."""
+
+    items: int
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    removed: int = 0
+
+    def __str__(self) -> str:
+        counts = ("added", "replaced", "unchanged", "removed")
+        parts = [f"{getattr(self, name)} {name}" for name in counts if getattr(self, name)]
+        return ", ".join(parts) or "nothing to do"
+
+
+def add_to_index(
+    run: RunFolder,
+    source: str,
+    folder: str | os.PathLike[str],
+    *,
+    tell: Callable[[str], object] = lambda line: None,
+) -> IndexChange:
+    """Add the items of a catalogue to an index; nothing is trained or built anew.
+
+    A picture is known by its path. One that the index has not is added, with each of its boxes. If
+    its content or boxes are others than they were, it takes the place of the old one. If not, it
+    stays, and only what the table says of it (label, category, ...) is taken over. Items that the
+    catalogue does not name stay. Pictures that can't be decoded are left out, and named in
+    `FOLDER.bad_images.log`.
+
+    Args:
+        run: the run that the index was built with.
+        source: an `items.csv`, a folder with one, or a folder of pictures.
+        folder: an index that :func:`trainer.launch.searching.build_index` wrote.
+        tell: takes a line on what was embedded.
+
+    Raises:
+        UserError: no index, one of another model, or no pictures; the index is then as it was.
+    """
+    from trainer.serving.embedder import Embedder
+
+    config = run.config()
+    embedder = Embedder(run.file("model"))
+    model = embedder.fingerprint()
+    items = offered(config, source)
+    with changing(folder):
+        old = load_catalogue(folder)
+        if old.index.dim != embedder.dim or old.index.notes.get(MODEL, model) != model:
+            raise UserError(
+                f"{folder} was built with another model than that of {run.path}: give the run that "
+                "it was built with, or build it again (mildnet index)"
+            )
+        known = EmbeddingCache.load(folder, embedder.dim)
+        items, new = embed_catalogue(config, embedder, model, items, known, folder, tell)
+        known = known.of(old.ids)
+        here, there = _same(old.items, known.keys, items, new.keys)
+        enters = np.ones(len(items), bool)
+        enters[there] = False
+        leaves = _within(old.items.path, items.path[enters])
+        names = np.array(item_ids(items), str)[enters]
+        old.index.update(
+            np.array(old.ids, str)[leaves], new.embeddings[enters], names
+        ).notes.setdefault(MODEL, model)
+        # Rows of the new index: those that stay, as the catalogue has them now, then the others.
+        rows = np.arange(len(old.items))
+        rows[here] = len(old.items) + there
+        rows = np.concatenate([rows[~leaves], len(old.items) + np.flatnonzero(enters)])
+        changed = CatalogueIndex(old.index, _joined(old.items, items).select(rows))
+        cache = EmbeddingCache(
+            np.concatenate([known.keys, new.keys])[rows],
+            np.concatenate([known.embeddings, new.embeddings])[rows],
+        )
+        write_catalogue(changed, folder, cache)
+    replaced = int(_within(items.path[enters], old.items.path).sum())
+    return IndexChange(
+        items=len(changed.items),
+        added=int(enters.sum()) - replaced,
+        replaced=replaced,
+        unchanged=len(there),
+    )
+
+
+def remove_from_index(
+    folder: str | os.PathLike[str],
+    ids: Sequence[str] = (),
+    *,
+    labels: Sequence[str] = (),
+    source: str | None = None,
+) -> IndexChange:
+    """Remove items from an index: all that any of the arguments names.
+
+    Args:
+        folder: an index that :func:`trainer.launch.searching.build_index` wrote.
+        ids: ids as a search shows them, or paths of pictures from the working folder.
+        labels: products.
+        source: a catalogue: all items of its pictures.
+
+    Raises:
+        UserError: nothing is named, something that the index does not have, or all that it has;
+            the index is then as it was.
+    """
+    if not ids and not labels and source is None:
+        raise UserError("say what to remove: ids, --label LABEL or --items ITEMS")
+    listed = [] if source is None else read_catalogue(source).path.tolist()
+    with changing(folder):
+        old = load_catalogue(folder)
+        there = set(old.ids)
+        named = [name if name in there else absolute(name) for name in ids]
+        products = [old.items.label_names[code] for code in old.items.label]
+        gone = np.zeros(len(old.items), bool)
+        for what, wanted, having in (
+            ("item", named, old.ids),
+            ("product", labels, products),
+            ("picture", listed, old.items.path),
+        ):
+            strange = set(wanted) - set(having)
+            if strange:
+                more = f" ({len(strange)} such are named)" if len(strange) > 1 else ""
+                raise UserError(f"{folder} has no {what} {min(strange)}{more}: nothing is removed")
+            gone |= _within(having, wanted)
+        names = np.array(old.ids, str)
+        old.index.remove(names[gone])
+        left = CatalogueIndex(old.index, old.items.select(~gone))
+        known = EmbeddingCache.load(folder, old.index.dim).of(names.tolist())
+        cache = EmbeddingCache(known.keys[~gone], known.embeddings[~gone])
+        write_catalogue(left, folder, cache)
+    return IndexChange(items=len(left.items), removed=int(gone.sum()))
+
+
+def _same(
+    old: ItemTable, old_keys: np.ndarray, new: ItemTable, new_keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of both tables that hold the same pictures, whole with all their boxes."""
+    before, now = _rows_by_path(old), _rows_by_path(new)
+    here: list[int] = []
+    there: list[int] = []
+    for path, rows in now.items():
+        others = before.get(path, [])
+        if len(others) == len(rows):
+            keys = new_keys[rows]
+            if keys.any(axis=1).all() and (keys == old_keys[others]).all():
+                here += others
+                there += rows
+    return np.array(here, np.int64), np.array(there, np.int64)
+
+
+def _rows_by_path(items: ItemTable) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, path in enumerate(items.path.tolist()):
+        rows.setdefault(path, []).append(row)
+    return rows
+
+
+def _joined(*tables: ItemTable) -> ItemTable:
+    """Return the rows of all tables, one after another; triplets are not kept."""
+
+    def column(name: str) -> list[Any]:
+        return [value for table in tables for value in getattr(table, name)]
+
+    return ItemTable.from_columns(
+        column("path"),
+        [table.label_names[code] for table in tables for code in table.label],
+        split=column("split"),
+        domain=column("domain"),
+        category=column("category"),
+        box=np.concatenate([table.box for table in tables]),
+    )
+
+
+def _within(texts: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
+    """Return which texts are among those wanted; numpy compares each with each."""
+    allowed = set(wanted)
+    return np.fromiter((text in allowed for text in texts), bool)
