@@ -48,14 +48,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--plot")
     options = parser.parse_args(argv)
 
     console = plain()
+    chosen = SearchOptions(queries=options.queries, threads=options.threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embeddings.npz"
         write_embeddings(path, catalogue(options.images, options.dim))
-        found = compare_file(path, SearchOptions(queries=options.queries), tell=console.print)
+        found = compare_file(path, chosen, tell=console.print)
     print(machine("faiss-cpu", "annoy", "numpy"))
     show_search_speed(found, console)
     if options.plot:

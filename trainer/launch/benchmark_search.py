@@ -276,7 +276,7 @@ def draw_comparison(comparison: SearchComparison, path: str | os.PathLike[str]) 
     axes.set_ylabel("queries a second, all in one call", fontsize=9)
     axes.set_title(
         f"{comparison.items:,} items of {comparison.dimensions} dimensions, "
-        f"{comparison.threads} threads: up and to the right is better",
+        f"{comparison.queries:,} queries: up and to the right is better",
         fontsize=10,
         loc="left",
     )

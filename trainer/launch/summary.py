@@ -173,9 +173,10 @@ def show_search_speed(found: SearchComparison, console: Console) -> None:
     console.print(costs)
     console.print(speeds)
     inside = "; each leaves itself out" if found.inside else ""
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     for line in (
         f"{found.queries:,} queries{inside}, {found.items:,} items of {found.dimensions} "
-        f"dimensions, {found.threads} threads",
+        f"dimensions, {threads}",
         *found.notes,
     ):
         console.print(line, soft_wrap=True, markup=False)
