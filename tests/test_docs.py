@@ -75,11 +75,44 @@ BY_HAND = {
     ),
     "mildnet convert mildnet-h5 weights-improvement-20-0.02.h5 --model-id mildnet_vgg16 "
     "--to runs/released": "needs weights of the authors: tests/models/weights converts files alike",
+    '.venv/bin/pip install -c constraints.txt -e ".[gpu,pretrained]"': "on a machine with a GPU",
     '.venv/bin/pip install -c constraints.txt -e ".[wandb]"': "changes the environment",
     "wandb login": "asks for a key",
     "wandb sync runs/offline/wandb/offline-run-*": "needs an account",
     "mildnet train job_configs/demo/synthetic.cnf --run-dir runs/online --set trackers=csv,wandb "
     "--set tracker.wandb.project=shop": "needs an account; the offline job beside it runs",
+    "curl -O ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip": "a download",
+    "unzip -q Stanford_Online_Products.zip -d data": "a download",
+    "mkdir -p weights": "for downloads",
+    **dict.fromkeys(
+        (
+            f"curl -L -o weights/{name}.safetensors "
+            f"https://huggingface.co/microsoft/{name}/resolve/main/model.safetensors"
+            for name in ("swinv2-base-patch4-window16-256", "swinv2-tiny-patch4-window8-256")
+        ),
+        "a download",
+    ),
+    "mildnet convert swinv2 weights/swinv2-base-patch4-window16-256.safetensors "
+    "--to runs/pretrained --set dataset=sop --set data_path=data": (
+        "needs downloads: tests/launch/test_converting.py converts files alike"
+    ),
+    **dict.fromkeys(
+        (
+            *(
+                f"mildnet train job_configs/image_retrieval/swinv2_base_sop{name}.cnf "
+                f"--set data_path=data {options}"
+                for name, options in (
+                    ("", "--run-dir runs/swinv2-base"),
+                    ("", "--set model.weights=none --set steps=1 --run-dir runs/untrained"),
+                    ("_multi_similarity", "--run-dir runs/multi-similarity"),
+                )
+            ),
+            "mildnet evaluate runs/pretrained",
+            "mildnet evaluate runs/swinv2-base",
+            "mildnet report runs/swinv2-base runs/multi-similarity --to compared.html",
+        ),
+        "needs downloads and a GPU; tests/launch/test_gallery.py runs every config",
+    ),
 }
 
 #: Files whose commands reproduce long runs: options and configs are checked, nothing is run.
@@ -162,6 +195,8 @@ def parse(app: Any, arguments: list[str]) -> dict[str, Any]:
     command: Any = get_command(app)
     arguments = list(arguments)
     while getattr(command, "commands", None) and arguments:
+        if isinstance(command, trainer.cli.WithDefault):
+            arguments = command.named(arguments)
         command = command.commands[arguments.pop(0)]
     return command.make_context("command", arguments).params
 
@@ -212,6 +247,8 @@ def make_catalogue(folder: Path) -> None:
     header = ["path", "label", "split", "domain", "category"]
     write_csv(folder / "shop" / "items.csv", [header, *rows])
     write_csv(folder / "shop" / "catalogue.csv", [header, *(r for r in rows if r[3] == "shop")])
+    new = [[*row[:3], "shop", row[4]] for row in rows if row[3] == "street"][-6:]
+    write_csv(folder / "shop" / "arrivals.csv", [header, *new])
     (folder / "customer-photo.jpg").write_bytes((folder / "shop" / rows[-1][0]).read_bytes())
 
     tops = folder / "tops"
@@ -260,7 +297,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with what the guides speak of, and a process that is left as it was.
 
-    shop/items.csv, shop/catalogue.csv and shop/img/, by-product/LABEL/, tops/ with triplets,
+    shop/items.csv, shop/catalogue.csv, shop/arrivals.csv and shop/img/, by-product/LABEL/, tops/ with triplets,
     street2shop/ with triplets as MILDNet names them, customer-photo.jpg, swinv2/ with a
     checkpoint, shop.cnf (the demo's config on shop/), job_configs/.
     """
