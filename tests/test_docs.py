@@ -297,9 +297,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with what the guides speak of, and a process that is left as it was.
 
-    shop/items.csv, shop/catalogue.csv, shop/arrivals.csv and shop/img/, by-product/LABEL/, tops/ with triplets,
-    street2shop/ with triplets as MILDNet names them, customer-photo.jpg, swinv2/ with a
-    checkpoint, shop.cnf (the demo's config on shop/), job_configs/.
+    shop/items.csv, shop/catalogue.csv, shop/arrivals.csv and shop/img/, by-product/LABEL/, tops/
+    with triplets, street2shop/ with triplets as MILDNet names them, customer-photo.jpg, swinv2/
+    with a checkpoint, shop.cnf (the demo's config on shop/), job_configs/.
     """
     for name in ("shop", "by-product", "tops", "street2shop", "swinv2", "customer-photo.jpg"):
         os.symlink(catalogue / name, tmp_path / name)
