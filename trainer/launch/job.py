@@ -366,13 +366,14 @@ def _finish(
         embedder = Embedder(path)
         # What is measured is what users will load, not the model in memory.
         embeddings = embed_items(embedder, splits.test)
+        fingerprint = embedder.fingerprint()
     evaluation["trained"] = measure(config, splits.test, embeddings).to_dict()
     evaluation["training"] = asdict(outcome)
     evaluation["model"] = model_size(model, config)
     folder.write_json("evaluation.json", evaluation)
     gallery, vectors = searched(config, splits.test, embeddings)
     with folder.local("index") as path:
-        catalogue = build_index(config, gallery, vectors, path)
+        catalogue = build_index(config, gallery, vectors, path, model=fingerprint)
     with folder.local(NEIGHBOURS["trained"]) as path:
         neighbours = draw_neighbours(config, splits.test, embeddings, catalogue, path)
     folder.write_text("neighbours.json", json.dumps(neighbours, indent=1) + "\n")
