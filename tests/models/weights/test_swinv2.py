@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import pytest
 
+from tests.models.weights.torch_files import write_zip
 from tests.reference.swinv2_cases import CASES, TIMM_CASES, draw, image_shape, pictures, weight
 from trainer.config import UserError
 from trainer.models.swinv2 import build_swinv2, relative_positions
 from trainer.models.swinv2_backbone import SwinV2Backbone
 from trainer.models.weights import load_swinv2
-from trainer.models.weights.swinv2 import hugging_face, read_arrays
+from trainer.models.weights.swinv2 import hugging_face, load, read_arrays
 from trainer.models.weights.swinv2_sizes import Sizes, read_sizes
 
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -115,6 +116,18 @@ def test_a_trunk_a_backbone_and_a_loaded_one_take_the_same_mapping(tmp_path):
         np.testing.assert_allclose(tokens, HUGGING_FACE[f"{case}|last"], atol=1e-4)
 
 
+def test_windows_that_a_file_was_not_trained_with_are_told(tmp_path, caplog):
+    path = tmp_path / "model.pth"
+    write_zip(path, released(drawn(str(TIMM["timm|shapes"])), "timm"))
+    numbers = {"embed_dim": 16, "depths": (2, 2, 2), "heads": (2, 4, 4), "window": 4}
+    load(build_swinv2(keras.Input((64, 64, 3)), **numbers), path)
+    assert "windows of (8, 8, 4) tokens, the trunk measures positions by (4, 4, 4)" in caplog.text
+    caplog.clear()
+    told = build_swinv2(keras.Input((64, 64, 3)), **numbers, pretrained_windows=(8, 8, 4))
+    load(told, path)
+    assert not caplog.records
+
+
 def test_a_safetensors_file_of_half_precision_is_read(tmp_path):
     from safetensors.numpy import save_file
 
@@ -183,8 +196,8 @@ def test_sizes_are_found_in_the_tables_of_positions(case, tmp_path):
     sizes = read_sizes(hugging_face(arrays, "it"), str(tmp_path / "model.pth"))
     assert (sizes.depths, sizes.heads) == (values["depths"], values["num_heads"])
     assert sizes.window == values["window_size"]
-    units = values["pretrained_window_sizes"]
-    assert sizes.pretrained_windows == (units if any(units) else ())
+    # The third map of 64 pixels has 4 tokens a side.
+    assert sizes.units() == {"timm": (8, 8, 4)}.get(case, (4, 3))
 
 
 def test_a_window_that_nothing_tells_has_to_be_given(tmp_path):

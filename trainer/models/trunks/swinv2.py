@@ -43,8 +43,8 @@ def swinv2(
     """Swin V2 without its classifier: attention in shifted windows, 768 to 1536 channels at 1/32.
 
     Its pooled output (`model.pooling=gap`, `model.skips=none`, `model.embedding_dim=none`) is what
-    Hugging Face's Swinv2Model calls `pooler_output`. `model.weights=PATH` takes a
-    `model.safetensors` of theirs. Smaller nets for smaller pictures can be had by their numbers.
+    Hugging Face's Swinv2Model calls `pooler_output`. `model.weights=PATH` takes a checkpoint of
+    theirs, timm's or Microsoft's. Smaller nets for smaller pictures can be had by their numbers.
 
     Args:
         preset: the published size, as far as the next three leave it.

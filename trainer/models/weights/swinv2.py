@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,10 @@ from keras import ops
 
 from trainer.config import UserError
 from trainer.models.weights.assign import assign
+from trainer.models.weights.swinv2_sizes import read_sizes
 from trainer.models.weights.torch_checkpoint import read_torch_checkpoint
+
+LOG = logging.getLogger(__name__)
 
 #: What a checkpoint holds besides: the head, a mask token, and tables that follow from the window.
 LEFT_OUT = re.compile(
@@ -63,11 +67,30 @@ RELEASED_INSIDE = {
 def load(trunk: keras.Model, path: str | Path) -> None:
     """Load a checkpoint of Hugging Face, timm or Microsoft's release into our trunk.
 
+    A warning tells if the trunk measures positions by other windows than the checkpoint was
+    trained with, as far as it says so.
+
     Raises:
         UserError: no such file, the file is damaged, it holds something else or something less, or
             the package that reads it is not installed.
     """
-    load_swinv2(trunk, read_arrays(path), str(path))
+    arrays = hugging_face(read_arrays(path), str(path))
+    load_swinv2(trunk, arrays, str(path))
+    try:
+        trained = read_sizes(arrays, str(path)).units()
+    except UserError:
+        # It does not say, or the config.json beside it is about something else.
+        return
+    layers = [trunk.get_layer(f"stage{n + 1}_block1_attention") for n in range(len(trained))]
+    ours = [layer.pretrained_window or max(layer.window) for layer in layers]
+    if ours != list(trained):
+        LOG.warning(
+            "%s was trained with windows of %s tokens, the trunk measures positions by %s: set its"
+            " pretrained_windows to the former, or window and image_size",
+            path,
+            trained,
+            tuple(ours),
+        )
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -47,6 +47,11 @@ class Sizes:
     image_size: int
     pretrained_windows: tuple[int, ...] = ()
 
+    def units(self) -> tuple[int, ...]:
+        """Return the side in each stage, in tokens, that counts as the unit of its positions."""
+        known = self.pretrained_windows or [0] * len(self.depths)
+        return tuple(unit or side for unit, side in zip(known, self.sides(), strict=True))
+
     def sides(self) -> tuple[int, ...]:
         """Return the side of a window in each stage, in tokens: no larger than the map."""
         maps = (self.image_size // self.patch // 2**n for n in range(len(self.depths)))
@@ -59,18 +64,13 @@ class Sizes:
             window: new side of a window, in tokens; None: as before.
             image_size: new side of the pictures, in pixels; None: as before.
         """
-        units = tuple(
-            unit or side
-            for unit, side in zip(
-                self.pretrained_windows or [0] * len(self.depths), self.sides(), strict=True
-            )
-        )
         after = replace(
             self,
             window=window or self.window,
             image_size=image_size or self.image_size,
             pretrained_windows=(),
         )
+        units = self.units()
         return after if units == after.sides() else replace(after, pretrained_windows=units)
 
 
@@ -108,7 +108,8 @@ def read_sizes(
         )
     told = told or {"window": window, **({"image_size": image_size} if image_size else {})}
     usual = {"image_size": IMAGE_SIZES.get(told["window"], USUAL_IMAGE_SIZE)}
-    return Sizes(**shapes, **(usual | told))
+    # By way of resized, which leaves out what is the same.
+    return Sizes(**shapes, **(usual | told)).resized(None, None)
 
 
 def _from_shapes(arrays: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
@@ -204,4 +205,4 @@ def _from_tables(arrays: Mapping[str, np.ndarray], stages: int) -> dict[str, Any
         farthest = (2.0 ** (3 * float(table.max())) - 1) / 8
         units.append(round((side - 1) / farthest) + 1 if side > 1 and farthest > 0 else side)
         sides.append(side)
-    return {"window": max(sides), "pretrained_windows": tuple(units) if units != sides else ()}
+    return {"window": max(sides), "pretrained_windows": tuple(units)}
