@@ -49,24 +49,31 @@ def in_torch_layout(array: np.ndarray, path: str) -> np.ndarray:
     return array.transpose((3, 2, 0, 1)) if array.ndim == 4 else array.T
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_tokens_pooled_output_and_gradients_are_those_of_transformers(case):
+@pytest.mark.parametrize(("case", "xla"), [*((case, False) for case in CASES), ("plain", True)])
+def test_tokens_pooled_output_and_gradients_are_those_of_transformers(case, xla):
     model = loaded(case)
     x = tf.constant(pictures(case))
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        tokens = model(x)
-        flat = tf.reshape(tokens, (2, -1, tokens.shape[-1]))
-        value = tf.reduce_sum(flat * draw(f"target {case}", tuple(flat.shape)))
+    sources = [x] + [variable.value for variable in model.trainable_variables]
+
+    def tokens_and_gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            tokens = model(x)
+            flat = tf.reshape(tokens, (2, -1, tokens.shape[-1]))
+            value = tf.reduce_sum(flat * draw(f"target {case}", tuple(flat.shape)))
+        return flat, tape.gradient(value, sources)
+
+    if xla:
+        tokens_and_gradients = tf.function(tokens_and_gradients, jit_compile=True)
+    flat, gradients = tokens_and_gradients()
     np.testing.assert_allclose(flat, GOLDENS[f"{case}|last"], atol=1e-4)
     np.testing.assert_allclose(np.mean(flat, axis=1), GOLDENS[f"{case}|pooled"], atol=1e-4)
 
     names = {variable_path(name): name for name in shapes(case)}
-    sources = [x] + [variable.value for variable in model.trainable_variables]
     labels = ["pictures"] + [names[v.path] for v in model.trainable_variables]
     paths = [""] + [v.path for v in model.trainable_variables]
     assert len(labels) == len(shapes(case)) + 1
-    for label, path, gradient in zip(labels, paths, tape.gradient(value, sources), strict=True):
+    for label, path, gradient in zip(labels, paths, gradients, strict=True):
         found = in_torch_layout(np.asarray(gradient), path).astype(np.float64).reshape(-1)
         norm, product = GOLDENS[f"{case}|gradient|{label}"]
         assert np.linalg.norm(found) == pytest.approx(norm, rel=1e-3, abs=1e-3), label
@@ -119,13 +126,6 @@ def test_half_precision_is_close_and_its_gradients_are_finite(dtype):
     assert error < (0.02 if dtype.removeprefix("mixed_") == "float16" else 0.15)
     for gradient in tape.gradient(value, [v.value for v in model.trainable_variables]):
         assert np.isfinite(np.asarray(tf.cast(gradient, tf.float32))).all()
-
-
-def test_xla_computes_the_same():
-    model = loaded("plain")
-    x = pictures("plain")
-    compiled = tf.function(lambda images: model(images, training=False), jit_compile=True)
-    np.testing.assert_allclose(compiled(x), model(x), atol=1e-4)
 
 
 def test_stochastic_depth_drops_whole_rows_and_keeps_the_mean():
