@@ -31,8 +31,7 @@ def assign(model: keras.Model, arrays: Mapping[str, np.ndarray], source: str) ->
                 f"{source}: {path} of {model.name} has shape {tuple(variable.shape)},"
                 f" the file's is {arrays[path].shape}"
             )
-    known = {variable.path for variable in model.variables}
-    strangers = [path for path in arrays if path not in known]
+    strangers = [path for path in arrays if path not in variables]
     if strangers:
         raise UserError(f"{source} has weights that {model.name} does not: {', '.join(strangers)}")
     for path, variable in variables.items():

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from trainer.config import UserError
 from trainer.models.weights.assign import assign
@@ -145,13 +144,7 @@ def load_swinv2(
         if target.endswith("/kernel"):
             array = array.transpose((2, 3, 1, 0)) if array.ndim == 4 else array.T
         arrays[target] = array
-    # The random states of stochastic depth stay: they are no weights.
-    states = {
-        variable.path: ops.convert_to_numpy(variable)
-        for variable in backbone.variables
-        if variable.path.endswith("/seed_generator_state")
-    }
-    assign(backbone, states | arrays, source)
+    assign(backbone, arrays, source)
 
 
 def hugging_face(mapping: Mapping[str, Any], source: str) -> dict[str, np.ndarray]:
