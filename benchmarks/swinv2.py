@@ -28,13 +28,8 @@ from typing import Any
 
 import numpy as np
 
-#: Channels, depths, heads and side of a window: facts that transformers must be told as well.
-PRESETS = {
-    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 8),
-    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 8),
-    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 16),
-    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
-}
+#: File with channels, depths, heads and side of a window.
+SIZES = "sizes.json"
 NAMES = {
     "hf": "transformers, PyTorch",
     "tensorflow": "mildnet",
@@ -55,8 +50,13 @@ def main(argv: list[str]) -> None:
         _worker(options)
         return
     from benchmarks.report import machine, print_table
+    from trainer.models.trunks.swinv2 import PRESETS
 
+    if options.preset not in PRESETS:
+        sys.exit(f"--preset {options.preset}: there are {', '.join(PRESETS)}")
     with tempfile.TemporaryDirectory() as folder:
+        # In a file, for the rival's Python cannot import the library.
+        (Path(folder) / SIZES).write_text(json.dumps(PRESETS[options.preset]))
         found: dict[str, list[dict[str, Any]]] = {}
         for _ in range(options.rounds):
             for row in ("hf", *options.backends):
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks swinv2", description=__doc__)
-    parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    parser.add_argument("--preset", default="tiny", help="tiny, small, base or large")
     parser.add_argument("--image-size", type=int, default=256, help="pixels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32")
@@ -105,7 +105,7 @@ def _measured(row: str, folder: Path, options: argparse.Namespace) -> dict[str, 
         python = options.keras_python
     command = [python, str(Path(__file__).resolve()), "--measure", row, str(folder)]
     command += ["--hf-python", "-"]
-    for name in ("preset", "image_size", "batch", "dtype", "threads", "repeats"):
+    for name in ("image_size", "batch", "dtype", "threads", "repeats"):
         command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
     environment = {
         **os.environ,
@@ -155,20 +155,24 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
+def _sizes(folder: Path) -> Any:
+    return json.loads((folder / SIZES).read_text())
+
+
 def _hf(images: np.ndarray, folder: Path, options: argparse.Namespace) -> Any:
     import torch
     from transformers import Swinv2Config, Swinv2Model
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    width, depths, heads, window = PRESETS[options.preset]
+    width, depths, heads, window = _sizes(folder)
     model = Swinv2Model(
         Swinv2Config(
             image_size=options.image_size,
             window_size=window,
             embed_dim=width,
-            depths=list(depths),
-            num_heads=list(heads),
+            depths=depths,
+            num_heads=heads,
         )
     )
     if not (folder / "weights.npz").exists():
@@ -211,7 +215,7 @@ def _keras_model(folder: Path, options: argparse.Namespace) -> Any:
 
     if options.dtype == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    width, depths, heads, window = PRESETS[options.preset]
+    width, depths, heads, window = _sizes(folder)
     side = options.image_size
     trunk = build_swinv2(
         keras.Input((side, side, 3)), embed_dim=width, depths=depths, heads=heads, window=window

@@ -60,6 +60,14 @@ index = typer.Typer(
 app.add_typer(index, name="index")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder of a finished job.")]
+RunIfNoFile = Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")]
+EmbeddingsFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Arrays embeddings, labels, optional is_query."),
+]
+Split = Annotated[
+    str | None, typer.Option(help="Comma list of splits; default: the test split of the run.")
+]
 Items = Annotated[
     str, typer.Option(metavar="ITEMS.csv|DIR", help="Catalogue: an items.csv, or its folder.")
 ]
@@ -69,6 +77,11 @@ Json = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
+]
+NewRun = Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")]
+IntoRun = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Into the run's config; repeatable."),
 ]
 
 
@@ -120,20 +133,14 @@ def train(
 @app.command()
 @one_line_errors
 def evaluate(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="Arrays embeddings, labels, optional is_query."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Comma list of splits; default: the test split of the run.")
-    ] = None,
+    run: RunIfNoFile = None,
+    embeddings: EmbeddingsFile = None,
+    split: Split = None,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
     """Retrieval metrics of a run's model on its data, or of embeddings in a file."""
-    if (run is None) == (embeddings is None):
-        raise UserError("give a run folder or --embeddings FILE.npz, one of the two")
+    _one_of_two(run, embeddings)
     summary.quiet_tensorflow()
     from trainer.launch.evaluating import evaluate_file, evaluate_run
     from trainer.launch.run_folder import RunFolder
@@ -149,14 +156,9 @@ def evaluate(
 @app.command("benchmark-search")
 @one_line_errors
 def benchmark_search(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="Arrays embeddings, labels, optional is_query."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Comma list of splits; default: the test split of the run.")
-    ] = None,
+    run: RunIfNoFile = None,
+    embeddings: EmbeddingsFile = None,
+    split: Split = None,
     index: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Index; repeatable; default: all.")
     ] = None,
@@ -177,8 +179,7 @@ def benchmark_search(
     debug: Debug = False,
 ) -> None:
     """Compare search indexes: build time, memory, speed, recall against exact search."""
-    if (run is None) == (embeddings is None):
-        raise UserError("give a run folder or --embeddings FILE.npz, one of the two")
+    _one_of_two(run, embeddings)
     if run is not None:
         summary.quiet_tensorflow()
     from trainer.launch import benchmark_search as comparing
@@ -457,11 +458,8 @@ def mildnet_h5(
         str, typer.Argument(metavar="FILE", help="weights-improvement-*.h5 or model.h5.")
     ],
     model_id: Annotated[str, typer.Option(metavar="NAME", help="The model that was trained.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Into the run's config; repeatable."),
-    ] = None,
+    to: NewRun,
+    overrides: IntoRun = None,
     debug: Debug = False,
 ) -> None:
     """Make a run of weights that MILDNet's own code saved (tf.keras 1.10, HDF5)."""
@@ -478,17 +476,14 @@ def swinv2(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="model.safetensors, or a .bin or .pth file.")
     ],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")],
+    to: NewRun,
     window: Annotated[
         int | None, typer.Option(help="Side of a window in tokens; default: as trained.", min=1)
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the pictures in pixels; default: as trained.", min=1)
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Into the run's config; repeatable."),
-    ] = None,
+    overrides: IntoRun = None,
     debug: Debug = False,
 ) -> None:
     """Make a run of Swin V2 weights of Hugging Face, timm or Microsoft's release."""
@@ -497,6 +492,11 @@ def swinv2(
 
     convert_swinv2(file, to, window=window, image_size=image_size, overrides=overrides or [])
     plain().print(f"run in {to}")
+
+
+def _one_of_two(run: str | None, embeddings: Path | None) -> None:
+    if (run is None) == (embeddings is None):
+        raise UserError("give a run folder or --embeddings FILE.npz, one of the two")
 
 
 def _write_json(path: Path | None, values: Any) -> None:

@@ -29,6 +29,18 @@ def convert(*arguments, kind: str = "mildnet-h5") -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def evaluates_indexes_and_searches(run, pictures, index):
+    runner = CliRunner()
+    evaluated = runner.invoke(cli.app, ["evaluate", str(run)])
+    assert evaluated.exit_code == 0, evaluated.output
+    catalogue = next(pictures.glob("synthetic-*/images"))
+    command = ["index", str(run), "--items", str(catalogue), "--to", str(index)]
+    assert runner.invoke(cli.app, command).exit_code == 0
+    picture = str(sorted(catalogue.iterdir())[0])
+    found = runner.invoke(cli.app, ["search", str(run), picture, "-k", "2", "--index", str(index)])
+    assert found.exit_code == 0, found.output
+
+
 @pytest.fixture
 def file(tmp_path):
     write(tmp_path / "weights-improvement-07-0.21.h5", FILES[ID])
@@ -58,17 +70,7 @@ def test_a_converted_run_is_like_a_finished_one(file, tmp_path, pictures):
     load_released(model, ID, str(file))
     np.testing.assert_allclose(found, model(images), atol=1e-5)
 
-    runner = CliRunner()
-    evaluated = runner.invoke(cli.app, ["evaluate", str(run)])
-    assert evaluated.exit_code == 0, evaluated.output
-    catalogue = next(pictures.glob("synthetic-*/images"))
-    index = ["index", str(run), "--items", str(catalogue), "--to", str(tmp_path / "index")]
-    assert runner.invoke(cli.app, index).exit_code == 0
-    picture = str(sorted(catalogue.iterdir())[0])
-    found = runner.invoke(
-        cli.app, ["search", str(run), picture, "-k", "2", "--index", str(tmp_path / "index")]
-    )
-    assert found.exit_code == 0, found.output
+    evaluates_indexes_and_searches(run, pictures, tmp_path / "index")
 
 
 @pytest.mark.parametrize(
@@ -157,17 +159,7 @@ def test_a_run_of_swin_v2_embeds_as_hugging_faces_does(published, tmp_path, pict
     direct = models.build("mildnet", image_size=config.image_size, **values)
     np.testing.assert_array_equal(direct(images), model(images))
 
-    runner = CliRunner()
-    evaluated = runner.invoke(cli.app, ["evaluate", str(run)])
-    assert evaluated.exit_code == 0, evaluated.output
-    catalogue = next(pictures.glob("synthetic-*/images"))
-    index = ["index", str(run), "--items", str(catalogue), "--to", str(tmp_path / "index")]
-    assert runner.invoke(cli.app, index).exit_code == 0
-    picture = str(sorted(catalogue.iterdir())[0])
-    searched = runner.invoke(
-        cli.app, ["search", str(run), picture, "-k", "2", "--index", str(tmp_path / "index")]
-    )
-    assert searched.exit_code == 0, searched.output
+    evaluates_indexes_and_searches(run, pictures, tmp_path / "index")
 
 
 def test_a_checkpoint_of_timm_is_converted_by_the_window_that_is_given(tmp_path, monkeypatch):

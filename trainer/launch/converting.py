@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError, get
 from trainer.config.job import JobConfig
-from trainer.data.files import whole_folder
+from trainer.data.files import sha256, whole_folder
 from trainer.launch.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -140,9 +139,7 @@ def _write_run(model: keras.Model, config: JobConfig, source: str, to: Path) -> 
     from trainer.launch.environment import describe_environment
     from trainer.serving.export import export
 
-    with open(source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {"converted_from": {"file": Path(source).name, "sha256": digest}}
+    facts = {"converted_from": {"file": Path(source).name, "sha256": sha256(source)}}
     with whole_folder(to) as part:
         run = RunFolder(str(part))
         run.write_text("config.cnf", config.to_cnf())

@@ -138,6 +138,12 @@ def mean(total: Any, count: Any) -> Any:
     return total / ops.maximum(ops.cast(count, total.dtype), 1)
 
 
+def mean_where(mask: Any, values: Any) -> Any:
+    """Return the mean of `values` where `mask` holds; nowhere: 0 with a zero gradient."""
+    values = ops.where(mask, values, 0.0)
+    return mean(ops.sum(values), ops.sum(ops.cast(mask, values.dtype)))
+
+
 def at_least(name: str, value: float, low: float, *, strictly: bool = False) -> float:
     """Return `value` if it is not below `low` (with `strictly`: if it is above).
 

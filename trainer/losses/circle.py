@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.base import LabelLoss, at_least, mean_where
 from trainer.losses.masked import log_sum_exp
 from trainer.losses.pairs import pair_masks
 
@@ -65,6 +65,4 @@ class Circle(LabelLoss):
         counts = ops.logical_and(
             ops.any(positive, axis=1, keepdims=True), ops.any(negative, axis=1, keepdims=True)
         )
-        return mean(
-            ops.sum(ops.where(counts, each, 0.0)), ops.sum(ops.cast(counts, similarity.dtype))
-        )
+        return mean_where(counts, each)

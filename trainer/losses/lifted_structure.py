@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.base import LabelLoss, at_least, mean_where
 from trainer.losses.masked import log_sum_exp
 from trainer.losses.pairs import pair_masks
 
@@ -67,5 +67,4 @@ class LiftedStructure(LabelLoss):
         one = log_sum_exp(self.margin - away, negative)
         # The logarithm of both sums together; of equal ones, either has half the gradient.
         both = one + ops.softplus(ops.transpose(one) - one)
-        each = ops.where(positive, ops.square(ops.relu(both + away)) / 2, 0.0)
-        return mean(ops.sum(each), ops.sum(ops.cast(positive, each.dtype)))
+        return mean_where(positive, ops.square(ops.relu(both + away)) / 2)

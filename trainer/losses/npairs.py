@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.base import LabelLoss, at_least, mean_where
 from trainer.losses.masked import log_one_plus_sum_exp
 from trainer.losses.pairs import pair_masks
 
@@ -67,10 +67,8 @@ class NPairs(LabelLoss):
         others = ops.logical_and(negative, second[None, :])
         each = log_one_plus_sum_exp((products - near) / self.temperature, others)
         anchor = ops.any(partner, axis=1, keepdims=True)
-        pairs = ops.sum(ops.cast(anchor, products.dtype))
-        value = mean(ops.sum(ops.where(anchor, each, 0.0)), pairs)
+        value = mean_where(anchor, each)
         if self.l2:
             member = ops.logical_or(anchor[:, 0], second)
-            squared = ops.sum(ops.square(embeddings), axis=1)
-            value = value + self.l2 * mean(ops.sum(ops.where(member, squared, 0.0)), 2 * pairs)
+            value = value + self.l2 * mean_where(member, ops.sum(ops.square(embeddings), axis=1))
         return value

@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.base import LabelLoss, at_least, mean_where
 from trainer.losses.masked import log_sum_exp
 from trainer.losses.pairs import pair_masks
 
@@ -52,5 +52,4 @@ class NTXent(LabelLoss):
         positive, negative = pair_masks(labels)
         counts = ops.logical_and(positive, ops.any(negative, axis=1, keepdims=True))
         against = log_sum_exp(logits, negative)
-        each = ops.where(counts, ops.softplus(against - logits), 0.0)
-        return mean(ops.sum(each), ops.sum(ops.cast(counts, logits.dtype)))
+        return mean_where(counts, ops.softplus(against - logits))

@@ -15,7 +15,7 @@ from trainer.losses.base import (
     checked_embeddings,
     checked_labels,
     config_of,
-    mean,
+    mean_where,
     nan_unless_finite,
 )
 from trainer.losses.masked import log_sum_exp
@@ -139,4 +139,4 @@ def cross_entropy(logits: Any, own: Any) -> Any:
     near = ops.sum(ops.where(own, logits, 0.0), axis=1, keepdims=True)
     each = ops.softplus(log_sum_exp(logits, ops.logical_not(own)) - near)
     known = ops.any(own, axis=1, keepdims=True)
-    return mean(ops.sum(ops.where(known, each, 0.0)), ops.sum(ops.cast(known, logits.dtype)))
+    return mean_where(known, each)

@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.base import LabelLoss, at_least, mean_where
 from trainer.losses.masked import log_sum_exp
 from trainer.losses.pairs import pair_masks
 
@@ -56,4 +56,4 @@ class SupCon(LabelLoss):
         against = log_sum_exp(logits, ops.logical_or(positive, negative))
         each = against - near / ops.maximum(positives, 1.0)
         counts = ops.logical_and(positives > 0, ops.any(negative, axis=1, keepdims=True))
-        return mean(ops.sum(ops.where(counts, each, 0.0)), ops.sum(ops.cast(counts, logits.dtype)))
+        return mean_where(counts, each)

@@ -20,7 +20,7 @@ import numpy as np
 
 from trainer.config import UserError, get
 from trainer.retrieval.indexes import Index, load_index
-from trainer.retrieval.indexes.faiss import POINTS_PER_CENTROID
+from trainer.retrieval.indexes.faiss import cell_count
 from trainer.retrieval.results import RetrievalResults
 from trainer.retrieval.vectors import check_embeddings, normalise
 
@@ -220,15 +220,16 @@ def _settings(kind: str, task: SearchTask, given: Mapping[str, Any]) -> list[dic
     name, values = SWEEPS[kind]
     if name in given:
         return [{name: int(given[name])}]
+    parameters = {**get("index", kind).defaults({}), **given}
     items = len(task.gallery)
     least, most = 1, items
     if kind == "hnsw":
         least = task.asked  # which it raises smaller values to
     elif kind == "ivf_pq":
-        most = given.get("nlist") or min(int(4 * items**0.5), items // POINTS_PER_CENTROID)
+        most = cell_count(items, parameters["nlist"], parameters["training_size"])
     elif kind == "annoy":
         # A tree holds each item once, so that more nodes than this are not there to look at.
-        most = items * int(given.get("trees") or 50)
+        most = items * parameters["trees"]
     chosen = [value for value in values if least <= value <= max(most, values[0])]
     return [{name: value} for value in chosen or [least]]
 

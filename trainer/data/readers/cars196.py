@@ -13,8 +13,8 @@ from trainer.config import UserError, register
 from trainer.data import files
 from trainer.data.readers.published import (
     boxes_of,
+    class_splits,
     first_there,
-    held_out,
     missing,
     published_root,
 )
@@ -82,16 +82,10 @@ def cars196(
     else:
         in_train = [number <= len(names) // 2 for number in cars.classes]
     labels = [names[number - 1] for number in cars.classes]
-    kept_apart = held_out(
-        (label for label, here in zip(labels, in_train, strict=True) if here), val, val_seed
-    )
     return ItemTable.from_columns(
         [files.join(root, name) for name in cars.pictures],
         labels,
-        split=[
-            ("val" if label in kept_apart else "train") if here else "test"
-            for label, here in zip(labels, in_train, strict=True)
-        ],
+        split=class_splits(labels, in_train, val, val_seed),
         box=boxes_of(cars.pictures, cars.boxes) if boxes else None,
         problems=cars.problems,
     )

@@ -8,7 +8,7 @@ from trainer.config import UserError, register
 from trainer.data import files
 from trainer.data.readers.published import (
     boxes_of,
-    held_out,
+    class_splits,
     published_root,
     read_boxes,
     read_listing,
@@ -59,20 +59,16 @@ def cub200(
         in_train = {key: value == "1" for key, value in _column(root, SPLIT, pictures).items()}
     else:
         in_train = {key: value in half for key, value in classes.items()}
-    kept_apart = held_out((classes[key] for key in pictures if in_train[key]), val, val_seed)
+    splits = class_splits(
+        [classes[key] for key in pictures], [in_train[key] for key in pictures], val, val_seed
+    )
     found = {}
     if boxes:
         found = read_boxes(files.join(root, BOXES), 5, header=0, corners=False)
-
-    def part(key: str) -> str:
-        if not in_train[key]:
-            return "test"
-        return "val" if classes[key] in kept_apart else "train"
-
     return ItemTable.from_columns(
         [files.join(root, f"images/{name}") for name in pictures.values()],
         [names.get(classes[key], classes[key]) for key in pictures],
-        split=[part(key) for key in pictures],
+        split=splits,
         box=boxes_of(pictures, found),
     )
 

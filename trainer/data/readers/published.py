@@ -146,6 +146,25 @@ def boxes_of(names: Iterable[str], boxes: Mapping[str, Sequence[float]]) -> np.n
     return found
 
 
+def class_splits(
+    labels: Sequence[str], in_train: Sequence[bool], val: float, seed: int
+) -> list[str]:
+    """Return `train`, `val` or `test` for each row of a data set with two published parts.
+
+    Args:
+        labels: class of each row.
+        in_train: whether a row is to train on; the others are to test on.
+        val: share (below 1) or number of the training classes that are held out for validation.
+        seed: decides which.
+
+    Raises:
+        ValueError: as :func:`held_out`.
+    """
+    rows = list(zip(labels, in_train, strict=True))
+    kept_apart = held_out((label for label, here in rows if here), val, seed)
+    return [("val" if label in kept_apart else "train") if here else "test" for label, here in rows]
+
+
 def held_out(labels: Iterable[str], val: float, seed: int) -> set[str]:
     """Return classes drawn for validation.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import register
 from trainer.data import files
-from trainer.data.readers.published import held_out, published_root, read_listing
+from trainer.data.readers.published import class_splits, published_root, read_listing
 from trainer.data.table import ItemTable
 
 TRAIN, TEST = "Ebay_train.txt", "Ebay_test.txt"
@@ -34,13 +34,13 @@ def sop(data_path: str, *, val: float = 2318, val_seed: int = 0) -> ItemTable:
     root = published_root(data_path, "Stanford_Online_Products", (TRAIN, TEST))
     train = read_listing(files.join(root, TRAIN), 4, header=1)
     test = read_listing(files.join(root, TEST), 4, header=1)
-    kept_apart = held_out((row[1] for row in train.rows), val, val_seed)
     rows = train.rows + test.rows
+    labels = [row[1] for row in rows]
+    in_train = [True] * len(train.rows) + [False] * len(test.rows)
     return ItemTable.from_columns(
         [files.join(root, row[3]) for row in rows],
-        [row[1] for row in rows],
-        split=["val" if row[1] in kept_apart else "train" for row in train.rows]
-        + ["test"] * len(test.rows),
+        labels,
+        split=class_splits(labels, in_train, val, val_seed),
         category=[row[3].split("/")[0].removesuffix("_final") for row in rows],
         problems=train.problems + test.problems,
     )

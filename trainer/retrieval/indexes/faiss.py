@@ -298,9 +298,7 @@ class IVFPQ(_FaissIndex):
                 f"{min(near, key=lambda d: abs(d - codes))}"
             )
         training = self._training(embeddings)
-        cells = p["nlist"] or max(
-            1, min(int(4 * len(embeddings) ** 0.5), len(training) // POINTS_PER_CENTROID)
-        )
+        cells = cell_count(len(embeddings), p["nlist"], p["training_size"])
         needed = max(cells, 2 ** p["bits"])
         if len(training) < needed:
             raise UserError(
@@ -340,6 +338,12 @@ class IVFPQ(_FaissIndex):
 
     def _tune(self, index: Any) -> None:
         index.nprobe = min(self.parameters["nprobe"], index.nlist)
+
+
+def cell_count(items: int, nlist: int | None, training_size: int) -> int:
+    """Return how many cells `ivf_pq` with these parameters divides so many items into."""
+    most = min(items, training_size) // POINTS_PER_CENTROID
+    return nlist or max(1, min(int(4 * items**0.5), most))
 
 
 def _positions(stays: np.ndarray) -> np.ndarray:
