@@ -94,7 +94,7 @@ def loop(steps: int, batch: int, size: int, learning_rate: float = 0.001) -> flo
             Task(
                 model=model,
                 loss=loss,
-                takes_triplets=False,
+                example_rows=1,
                 groups=parameter_groups(
                     model, loss, lambda scale: keras.optimizers.Adam(learning_rate * scale)
                 ),

@@ -237,6 +237,21 @@ def soft_triple(
     return average(losses) + (tau * average(apart) / 2 if losses else 0.0)
 
 
+def ranker(labels, pairs, margin=0.1, negatives="both", fidelity="corrected"):
+    each = []
+    for i, (query, positive) in enumerate(pairs):
+        far = []
+        for j, (other_query, other_positive) in enumerate(pairs):
+            candidates = [other_positive] + ([other_query] if negatives == "both" else [])
+            if labels[j] != labels[i]:
+                far += [float(query @ candidate) for candidate in candidates]
+            elif fidelity == "released":
+                far += [0.0 for _ in candidates]
+        if far:
+            each.append(max(0.0, max(far) - float(query @ positive) + margin))
+    return average(each)
+
+
 def _released(triplets):
     return np.clip(triplets, 1e-7, 1 - 1e-7)
 

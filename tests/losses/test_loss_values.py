@@ -30,6 +30,12 @@ CASES = {
     "supcon": [{}, {"temperature": 0.5}],
     "lifted_structure": [*METRICS, {"margin": 0.2}],
     "npairs": [{}, {"temperature": 0.1}, {"l2": 0.5}],
+    "ranker": [
+        {},
+        {"margin": 0.7, "negatives": "positives"},
+        {"fidelity": "released"},
+        {"fidelity": "released", "margin": 0.7, "negatives": "positives"},
+    ],
     "proxy_anchor": [{}, {"margin": 0.3, "alpha": 4.0}],
     "proxy_nca": [{}, {"temperature": 1.0}],
     "soft_triple": [
@@ -65,7 +71,8 @@ LABELS = {
 def examples(name, parameters):
     """Yield (labels, embeddings) that `name` takes, normalised and not."""
     random = np.random.default_rng(7)
-    if registry.get("loss", name).tags["takes"] == "triplets":
+    takes = registry.get("loss", name).tags["takes"]
+    if takes == "triplets":
         for scale in (0.3, 1.0):
             yield None, scale * random.normal(size=(9, 3, 5))
         # Wide triplets: each negative lies between its anchor and its positive.
@@ -74,10 +81,12 @@ def examples(name, parameters):
         yield None, wide
         yield None, wide / np.linalg.norm(wide, axis=2, keepdims=True)
         return
+    shape = (2, 5) if takes == "pairs" else (5,)
     for labels in LABELS.values():
-        x = random.normal(size=(len(labels), 5)) + 0.3 * labels[:, None]
+        x = random.normal(size=(len(labels), *shape))
+        x = x + 0.3 * labels.reshape(-1, *[1] * len(shape))
         yield labels, x
-        yield labels, x / np.linalg.norm(x, axis=1, keepdims=True)
+        yield labels, x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def value_and_gradient(loss, labels, x):

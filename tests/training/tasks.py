@@ -101,7 +101,7 @@ def make_task(
     given = {
         "model": model,
         "loss": objective,
-        "takes_triplets": False,
+        "example_rows": 1,
         "groups": groups,
         "batches": lambda start: batches(strategy, start, stop),
         "images_per_batch": ROWS,

@@ -36,9 +36,7 @@ def step_with_sgd(numbers=(0,), loss=None, **options):
     mean, gradients = plain_gradients(model, loss, numbers)
     before = [np.array(v.numpy()) for v in model.trainable_variables]
     groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR * scale))
-    step = TrainStep(
-        model, loss, takes_triplets=False, groups=groups, accumulate=len(numbers), **options
-    )
+    step = TrainStep(model, loss, groups=groups, accumulate=len(numbers), **options)
     batches = iter(tasks.batches(tf.distribute.get_strategy(), numbers[0], numbers[-1] + 1))
     found = {name: float(value) for name, value in step.run(batches).items()}
     after = [np.array(v.numpy()) for v in model.trainable_variables]
@@ -97,34 +95,37 @@ def test_penalties_of_layers_are_part_of_the_gradient():
 
     before = np.array(model.trainable_variables[0].numpy())
     groups = parameter_groups(model, Zero(), lambda scale: keras.optimizers.SGD(LR))
-    step = TrainStep(model, Zero(), takes_triplets=False, groups=groups)
+    step = TrainStep(model, Zero(), groups=groups)
     step.run(iter(tasks.batches(tf.distribute.get_strategy(), 0, 1)))
     after = np.array(model.trainable_variables[0].numpy())
     np.testing.assert_allclose(after, before * (1 - LR * 2 * 0.5), rtol=1e-5)
 
 
-def test_explicit_triplets_reach_the_loss_in_threes():
+@pytest.mark.parametrize(("rows", "count"), [(2, 6), (3, 4)])
+def test_pairs_and_triplets_reach_the_loss_with_a_label_each(rows, count):
     seen = []
+    images, labels = tasks.batch_arrays(0)
+    first = labels[:12]
 
     class Spy(keras.losses.Loss):
         def __call__(self, labels, embeddings, sample_weight=None):
             seen.append((tuple(labels.shape), tuple(embeddings.shape)))
+            tf.debugging.assert_equal(labels, first[::rows])
             return tf.reduce_sum(embeddings[:, 0] * embeddings[:, 1])
 
     model = tasks.small_model(norm=False)
     groups = parameter_groups(model, Spy(), lambda scale: keras.optimizers.SGD(LR))
-    step = TrainStep(model, Spy(), takes_triplets=True, groups=groups)
-    images, labels = tasks.batch_arrays(0)
-    batch = {"image": images[:15], "label": labels[:15]}
+    step = TrainStep(model, Spy(), example_rows=rows, groups=groups)
+    batch = {"image": images[:12], "label": first}
     step.run(iter(tf.data.Dataset.from_tensors(batch)))
-    assert seen == [((5,), (5, 3, 8))]
+    assert seen == [((count,), (count, rows, 8))]
 
 
 def test_an_overflow_in_float16_halves_the_scale_and_changes_no_weight():
     model = tasks.small_model(norm=False)
     loss = losses.get("triplet_semihard", margin=0.2)
     groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR))
-    step = TrainStep(model, loss, takes_triplets=False, groups=groups, scale_loss=True)
+    step = TrainStep(model, loss, groups=groups, scale_loss=True)
     start = float(step.scale.numpy())
     before = [np.array(v.numpy()) for v in model.trainable_variables]
     images, labels = tasks.batch_arrays(0)

@@ -47,6 +47,9 @@ OUTSIDE_TRAINING: tuple[str, ...] = (
 
 DEFAULT_EPOCHS = 10.0
 
+#: Rows of a batch that make one example, by what a sampler gives and a loss takes.
+EXAMPLE_ROWS: dict[str, int] = {"labels": 1, "pairs": 2, "triplets": 3}
+
 
 @dataclass(frozen=True)
 class JobConfig:
@@ -161,6 +164,10 @@ class JobConfig:
                 raise KeyError(name)
             return registry.get(kind, name), dict(self.parameters[f"tracker.{name}"])
         return registry.get(kind, getattr(self, COMPONENT_KEYS[kind])), dict(self.parameters[kind])
+
+    def example_rows(self) -> int:
+        """Return how many rows of a batch make one example: image 1, pair 2, triplet 3."""
+        return EXAMPLE_ROWS[self.component("sampler")[0].tags.get("gives", "labels")]
 
     def build(self, kind: str, *supplied: Any, name: str | None = None) -> Any:
         """Build the component of `kind` from the `supplied` positional arguments.
@@ -374,8 +381,11 @@ class _Resolver:
         self._choose("augment")
         takes = self.chosen["loss"].tags.get("takes", "labels")
         if not values["sampler"]:
-            of_triplets = "triplets" if from_files else "random_triplets"
-            values["sampler"] = of_triplets if takes == "triplets" else "classes_per_batch"
+            values["sampler"] = {
+                "labels": "classes_per_batch",
+                "pairs": "pairs",
+                "triplets": "triplets" if from_files else "random_triplets",
+            }[takes]
         self._choose("sampler")
         gives = self.chosen["sampler"].tags.get("gives", "labels")
         if takes != gives:

@@ -123,8 +123,7 @@ def read_training(folder: RunFolder) -> list[dict[str, float]]:
 
 def images_per_step(config: JobConfig) -> int:
     """Return how many images all devices together see in a step."""
-    gives = config.component("sampler")[0].tags.get("gives")
-    return config.batch_size * (3 if gives == "triplets" else 1) * config.training.accumulate
+    return config.batch_size * config.example_rows() * config.training.accumulate
 
 
 def training_seconds(config: JobConfig, training: Sequence[Mapping[str, float]]) -> float | None:

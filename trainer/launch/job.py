@@ -102,7 +102,7 @@ class _Plan:
     val_sampler: Any
     augment: Any
     loss: Any
-    takes_triplets: bool
+    example_rows: int
     slices: list[tuple[int, int]]
     steps_per_epoch: int
     total_steps: int
@@ -135,9 +135,8 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
 
     with strategy.scope():
         loss = config.build("loss")
-    takes_triplets = config.component("loss")[0].tags.get("takes") == "triplets"
     sampler = config.build("sampler", splits.train, config.batch_size, config.seed)
-    group = 3 if config.component("sampler")[0].tags.get("gives") == "triplets" else 1
+    example_rows = config.example_rows()
     accumulate = config.training.accumulate
     steps_per_epoch = math.ceil(sampler.steps_per_epoch / accumulate)
     total_steps = config.steps or math.ceil((config.train_epochs or 0) * steps_per_epoch)
@@ -147,11 +146,11 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
         val_sampler=val_sampler,
         augment=config.build("augment"),
         loss=loss,
-        takes_triplets=takes_triplets,
-        slices=replica_slices(strategy, sampler.rows_per_batch, group),
+        example_rows=example_rows,
+        slices=replica_slices(strategy, sampler.rows_per_batch, example_rows),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        monitor=_monitor(config, splits, val_sampler, takes_triplets),
+        monitor=_monitor(config, splits, val_sampler, example_rows),
         note=note,
     )
     _optimizer(config, plan, 1.0)
@@ -176,9 +175,7 @@ def _val_sampler(config: JobConfig, splits: Splits, loss: Any) -> tuple[Any, str
         return None, f"no loss on the validation split: {error}"
 
 
-def _monitor(
-    config: JobConfig, splits: Splits, val_sampler: Any, takes_triplets: bool
-) -> str | None:
+def _monitor(config: JobConfig, splits: Splits, val_sampler: Any, example_rows: int) -> str | None:
     """Return what decides which weights are the best, None where nothing can."""
     from trainer.training.validation import has_pairs
 
@@ -188,7 +185,7 @@ def _monitor(
         if has_pairs(splits.val, config.query_domain, config.gallery_domain):
             offered += ["recall_at_1", "map_at_r"]
         if val_sampler is not None:
-            offered += ["val_loss"] + (["triplet_accuracy"] if takes_triplets else [])
+            offered += ["val_loss"] + (["triplet_accuracy"] if example_rows == 3 else [])
     if asked is None:
         # MILDNet keeps the weights of the least validation loss; labels allow a better judge.
         order = ["val_loss"] if config.dataset == "triplets" else ["recall_at_1", "val_loss"]
@@ -256,7 +253,7 @@ def _train(
             splits.val,
             image_size=config.image_size,
             loss=plan.loss,
-            takes_triplets=plan.takes_triplets,
+            example_rows=plan.example_rows,
             sampler=plan.val_sampler,
             query_domain=config.query_domain,
             gallery_domain=config.gallery_domain,
@@ -278,7 +275,7 @@ def _train(
         Task(
             model=model,
             loss=plan.loss,
-            takes_triplets=plan.takes_triplets,
+            example_rows=plan.example_rows,
             groups=groups,
             batches=batches,
             images_per_batch=plan.sampler.rows_per_batch,

@@ -20,8 +20,9 @@ def get(name: str, **parameters: Any) -> keras.losses.Loss | keras.layers.Layer:
     Returns:
         A `keras.losses.Loss`: `loss(labels, embeddings)` is a scalar. Losses marked
         `takes="labels"` want integer labels (B,) and embeddings (B, D); those marked
-        `takes="triplets"` want embeddings (T, 3, D) in the order anchor, positive, negative, and
-        look at the labels not at all. Losses with weights of their own (`proxy_anchor`,
+        `takes="pairs"` labels (P,) and embeddings (P, 2, D) in the order query, positive; those
+        marked `takes="triplets"` want embeddings (T, 3, D) in the order anchor, positive, negative,
+        and look at the labels not at all. Losses with weights of their own (`proxy_anchor`,
         `proxy_nca`, `soft_triple`) are `keras.layers.Layer` with the same call, after
         `loss.prepare(classes, embedding_dim)`.
 

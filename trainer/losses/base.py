@@ -71,6 +71,30 @@ class TripletLoss(EmbeddingLoss):
         """Return the scalar loss: the formula of the subclass."""
 
 
+class PairLoss(EmbeddingLoss):
+    """A loss over explicit pairs: embeddings (P, 2, D) in the order query, positive.
+
+    Integer labels (P,) say which item a pair shows, so that what is no negative of it is known.
+    """
+
+    def _checked(self, y_true: Any, embeddings: Any) -> Any:
+        shape = embeddings.shape
+        if len(shape) != 3 or shape[1] not in (2, None):
+            raise ValueError(
+                f"{type(self).__name__} takes embeddings (P, 2, D): query, positive; "
+                f"got shape {tuple(shape)}"
+            )
+        return self.call(checked_labels(self, y_true, embeddings[:, 0]), embeddings)
+
+    def call(self, labels: Any, embeddings: Any) -> Any:
+        """Hand labels (P,), queries and positives, (P, D) each, to :meth:`of_pairs`."""
+        return self.of_pairs(labels, embeddings[:, 0], embeddings[:, 1])
+
+    @abc.abstractmethod
+    def of_pairs(self, labels: Any, query: Any, positive: Any) -> Any:
+        """Return the scalar loss: the formula of the subclass."""
+
+
 class LabelLoss(EmbeddingLoss):
     """A loss over a labelled batch: integer labels (B,) and embeddings (B, D)."""
 

@@ -34,7 +34,8 @@ class Task:
 
     model: keras.Model
     loss: Any
-    takes_triplets: bool
+    #: Rows of a batch that make an example of the loss: image 1, pair 2, triplet 3.
+    example_rows: int
     groups: Sequence[tuple[keras.optimizers.Optimizer, list[Any]]]
     #: From the number of the first batch to batches for this worker's replicas, one each in turn.
     batches: Callable[[int], tf.data.Dataset]
@@ -82,7 +83,7 @@ def fit(task: Task) -> Outcome:
     step_function = TrainStep(
         model,
         task.loss,
-        takes_triplets=task.takes_triplets,
+        example_rows=task.example_rows,
         groups=task.groups,
         rows=task.images_per_batch,
         accumulate=options.accumulate,

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from trainer.config import UserError
 from trainer.training.averaging import WeightAverage
@@ -30,8 +31,9 @@ class TrainStep:
     Args:
         model: images to embeddings.
         loss: of the global batch.
-        takes_triplets: the loss takes embeddings (T, 3, D), the batch being in the order anchor,
-            positive, negative, anchor, ...
+        example_rows: 1: the loss takes labels (B,) and embeddings (B, D). 2 or 3: it takes the
+            batch as pairs (P, 2, D) or triplets (T, 3, D), whose rows follow one another in it, and
+            a label for each.
         groups: optimizers with the weights that each of them moves.
         rows: images in a batch of all replicas together; None: whatever comes.
         accumulate: batches per step; the gradient is that of their mean loss.
@@ -50,7 +52,7 @@ class TrainStep:
         model: keras.Model,
         loss: Any,
         *,
-        takes_triplets: bool,
+        example_rows: int = 1,
         groups: Sequence[tuple[keras.optimizers.Optimizer, list[Any]]],
         rows: int | None = None,
         accumulate: int = 1,
@@ -66,7 +68,7 @@ class TrainStep:
             raise UserError("train.xla works with one device; set train.devices=1 or train.xla=no")
         self._model = model
         self._loss = loss
-        self._takes_triplets = takes_triplets
+        self._example_rows = example_rows
         self._groups = groups
         self._variables = [variable for _, variables in groups for variable in variables]
         self._rows = rows
@@ -174,10 +176,7 @@ class TrainStep:
         return [tf.convert_to_tensor(gradient) for gradient in gradients], loss
 
     def _loss_of(self, labels: Any, embeddings: Any) -> Any:
-        if self._takes_triplets:
-            embeddings = tf.reshape(embeddings, (-1, 3, embeddings.shape[-1]))
-            labels = labels[::3]
-        return self._loss(labels, embeddings)
+        return self._loss(*examples(labels, embeddings, self._example_rows))
 
     def _apply(self, gradients: list[Any]) -> None:
         start = 0
@@ -255,6 +254,14 @@ def parameter_groups(
             optimizer.exclude_from_weight_decay(var_list=excluded)
         groups.append((optimizer, members))
     return groups
+
+
+def examples(labels: Any, embeddings: Any, rows: int) -> tuple[Any, Any]:
+    """Return a batch as a loss takes it: labels (B / rows,), embeddings (B / rows, rows, D); with
+    1 row an example, both as they are."""
+    if rows == 1:
+        return labels, embeddings
+    return labels[::rows], ops.reshape(embeddings, (-1, rows, embeddings.shape[-1]))
 
 
 def to_numpy(variable: Any) -> np.ndarray:

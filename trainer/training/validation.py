@@ -15,6 +15,7 @@ from trainer.data.table import ItemTable
 from trainer.losses.accuracy import triplet_accuracy
 from trainer.retrieval import metrics
 from trainer.retrieval.embed import embed
+from trainer.training.step import examples
 
 #: Batches of the loss on validation data; beyond them the mean hardly moves.
 MOST_BATCHES = 200
@@ -70,7 +71,7 @@ class Validator:
         table: validation rows.
         image_size: in pixels.
         loss: the training loss.
-        takes_triplets: whether the loss takes explicit triplets (T, 3, D).
+        example_rows: rows of a batch that make an example of the loss: 1, pair 2, triplet 3.
         sampler: groups rows of `table` into batches for the loss; None leaves the loss out.
         query_domain: domain of the queries; empty: all rows.
         gallery_domain: domain that is searched; empty: all rows.
@@ -84,7 +85,7 @@ class Validator:
         *,
         image_size: int,
         loss: Any,
-        takes_triplets: bool,
+        example_rows: int,
         sampler: Sampler | None,
         query_domain: str = "",
         gallery_domain: str = "",
@@ -94,7 +95,7 @@ class Validator:
         self._table = table
         self._image_size = image_size
         self._loss = loss
-        self._takes_triplets = takes_triplets
+        self._example_rows = example_rows
         self._sampler = sampler
         self._masks = query_masks(table, query_domain, gallery_domain)
         self._batch_size = batch_size
@@ -121,13 +122,10 @@ class Validator:
         losses, accuracies = [], []
         for number in range(min(sampler.steps_per_epoch, MOST_BATCHES)):
             rows = sampler.batch(number)
-            batch, labels = embeddings[rows], self._table.label[rows]
-            if self._takes_triplets:
-                triplets = batch.reshape(-1, 3, batch.shape[-1])
-                losses.append(float(self._loss(labels[::3], triplets)))
-                accuracies.append(float(triplet_accuracy(triplets)))
-            else:
-                losses.append(float(self._loss(labels, batch)))
+            batch = examples(self._table.label[rows], embeddings[rows], self._example_rows)
+            losses.append(float(self._loss(*batch)))
+            if self._example_rows == 3:
+                accuracies.append(float(triplet_accuracy(batch[1])))
         values = {"val_loss": float(np.mean(losses))}
         if accuracies:
             values["triplet_accuracy"] = float(np.mean(accuracies))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import json
 import logging
 import os
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from trainer.config import UserError
 from trainer.data import files
-from trainer.data.progress import bar
+from trainer.data.prepare.made import is_made, save_pictures, write_items, write_note
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ def prepare(
     """
     target = Path(files.absolute(to))
     arguments = {"limit": limit, "val_per_class": val_per_class}
-    if _is_made(target, arguments):
+    if is_made(target, NOTE, ("images", "open", "closed"), arguments):
         log.info("%s is already there", target)
         return
     data = _read(source)
@@ -72,27 +69,9 @@ def prepare(
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.replaced_folder(target) as partial:
             _write(partial, data, limit, val_per_class)
-            (partial / NOTE).write_text(json.dumps(arguments) + "\n")
+            write_note(partial / NOTE, arguments)
     except OSError as error:
         raise UserError(f"cannot write {target}: {files.reason(error)}") from None
-
-
-def _is_made(target: Path, arguments: dict[str, int | None]) -> bool:
-    """Whether the folder is there as asked for; an error if it is not ours to replace."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return False
-    foreign = {"images", "open", "closed", NOTE} ^ (
-        set(os.listdir(target)) if target.is_dir() else {target.name}
-    )
-    if foreign:
-        raise UserError(
-            f"{target} is there and was not made by this command (or was changed since: "
-            f"{', '.join(sorted(foreign)[:3])}): choose another folder"
-        )
-    try:
-        return bool(json.loads((target / NOTE).read_text()) == arguments)
-    except (OSError, ValueError):
-        return False
 
 
 def _write(
@@ -101,8 +80,6 @@ def _write(
     limit: int | None,
     val_per_class: int,
 ) -> None:
-    from PIL import Image
-
     rows: dict[str, list[tuple[str, str, str, str]]] = {"open": [], "closed": []}
     chosen: list[tuple[Path, np.ndarray]] = []
     for part, (images, labels) in data.items():
@@ -123,23 +100,10 @@ def _write(
                 rows["open"].append((*row, "val", LABELS[code]))
             count[code] += 1
 
-    def save(job: tuple[Path, np.ndarray]) -> None:
-        Image.fromarray(job[1]).save(job[0])
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        try:
-            with bar("writing pictures", len(chosen)) as advance:
-                for _ in pool.map(save, chosen):
-                    advance(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    save_pictures(chosen)
     for name, table in rows.items():
         (folder / name).mkdir()
-        with open(folder / name / "items.csv", "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(("path", "label", "split", "category"))
-            writer.writerows(table)
+        write_items(folder / name, ("path", "label", "split", "category"), table)
 
 
 def _read(source: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
