@@ -14,7 +14,8 @@ from trainer.config import registry
 COMPONENTS = registry.components("loss")
 OF_LABELS = [name for name, found in COMPONENTS.items() if found.tags["takes"] == "labels"]
 OF_PROXIES = [name for name in OF_LABELS if prepared.has_proxies(name)]
-OF_PAIRS = [name for name in OF_LABELS if name not in OF_PROXIES]
+WITHOUT_PROXIES = [name for name in OF_LABELS if name not in OF_PROXIES]
+OF_PAIRS = [name for name, found in COMPONENTS.items() if found.tags["takes"] == "pairs"]
 OF_TRIPLETS = [name for name, found in COMPONENTS.items() if found.tags["takes"] == "triplets"]
 
 
@@ -25,8 +26,9 @@ def batch(name, size=24, dim=6, seed=0):
         x = random.normal(size=(size, 3, dim))
         return np.zeros(size, np.int64), (x / np.linalg.norm(x, axis=2, keepdims=True)).astype("f4")
     labels = np.sort(random.integers(0, size // 4, size))
-    x = random.normal(size=(size, dim)) + 0.2 * labels[:, None]
-    return labels, (x / np.linalg.norm(x, axis=1, keepdims=True)).astype("f4")
+    x = random.normal(size=(size, 2, dim) if name in OF_PAIRS else (size, dim))
+    x = x + 0.2 * labels.reshape(-1, *[1] * (x.ndim - 1))
+    return labels, (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype("f4")
 
 
 def step(loss, labels, x):
@@ -36,10 +38,11 @@ def step(loss, labels, x):
     return value, tape.gradient(value, x)
 
 
-def test_there_are_both_kinds():
+def test_there_are_all_three_kinds():
     assert "triplet_semihard" in OF_LABELS
+    assert "ranker" in OF_PAIRS
     assert "hinge_loss" in OF_TRIPLETS
-    assert set(OF_LABELS) | set(OF_TRIPLETS) == set(COMPONENTS)
+    assert set(OF_LABELS) | set(OF_PAIRS) | set(OF_TRIPLETS) == set(COMPONENTS)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -111,7 +114,7 @@ def test_a_collapsed_batch_has_a_finite_gradient(name):
 
 
 @pytest.mark.parametrize("classes", ["one class", "all different", "one item"])
-@pytest.mark.parametrize("name", OF_PAIRS)
+@pytest.mark.parametrize("name", WITHOUT_PROXIES)
 def test_without_a_valid_pair_the_loss_is_zero_with_zero_gradients(name, classes):
     _, x = batch(name)
     labels = {"one class": np.zeros(24), "all different": np.arange(24), "one item": [0]}[classes]
@@ -123,6 +126,15 @@ def test_without_a_valid_pair_the_loss_is_zero_with_zero_gradients(name, classes
     value, gradient = step(prepared.get(name), labels, tf.constant(x))
     assert value.numpy() == 0
     np.testing.assert_array_equal(gradient, np.zeros_like(x))
+
+
+@pytest.mark.parametrize("size", [24, 2, 1])
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_pairs_of_a_single_item_cost_nothing(name, size):
+    _, x = batch(name)
+    value, gradient = step(prepared.get(name), np.zeros(size, np.int64), tf.constant(x[:size]))
+    assert value.numpy() == 0
+    np.testing.assert_array_equal(gradient, np.zeros_like(x[:size]))
 
 
 @pytest.mark.parametrize("name", OF_PROXIES)
@@ -160,7 +172,7 @@ def test_what_is_not_finite_shows(name, bad):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
-@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("name", [*OF_LABELS, *OF_PAIRS])
 def test_labels_of_any_integer_type(name, dtype):
     labels, x = batch(name)
     loss = prepared.get(name)
@@ -169,7 +181,7 @@ def test_labels_of_any_integer_type(name, dtype):
     np.testing.assert_allclose(loss(labels[:, None].astype(dtype), x), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("name", [*OF_LABELS, *OF_PAIRS])
 def test_large_labels_do_not_merge(name):
     labels, x = batch(name)
     loss = prepared.get(name)
@@ -179,7 +191,7 @@ def test_large_labels_do_not_merge(name):
         np.testing.assert_allclose(moved(labels + start, x), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("name", [*OF_LABELS, *OF_PAIRS])
 def test_the_order_of_the_batch_does_not_matter(name):
     labels, x = batch(name)
     order = np.random.default_rng(5).permutation(len(labels))
@@ -228,7 +240,7 @@ def test_docstring_names_every_parameter_with_its_default(name):
             assert f'"{default}" (default)' in " ".join(text.split()), key
         else:
             assert f"default {str(default).lower()}" in " ".join(text.split()), key
-    for part in ("Returns:", "Raises:", "Paper:", "gradients" if name in OF_LABELS else "scalar"):
+    for part in ("Returns:", "Raises:", "Paper:", "scalar" if name in OF_TRIPLETS else "gradients"):
         assert part in doc
 
 
@@ -240,7 +252,7 @@ def test_wrong_shapes_and_types_are_named(name):
         loss(labels, np.zeros((24, 6, 6, 6), "f4"))
     with pytest.raises(ValueError, match="takes no sample_weight"):
         loss(labels, x, sample_weight=np.ones(24))
-    if name in OF_LABELS:
+    if name not in OF_TRIPLETS:
         with pytest.raises(ValueError, match=r"one label for each embedding; got labels \(23,\)"):
             loss(labels[1:], x)
         with pytest.raises(ValueError, match="takes integer labels; got"):

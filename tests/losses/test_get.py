@@ -38,21 +38,22 @@ def test_values_on_another_backend(tmp_path, backend):
     pytest.importorskip(backend)
     random = np.random.default_rng(0)
     labels = np.append(np.arange(20) // 4, np.full(12, 9))
-    x, triplets = random.normal(size=(32, 5)), random.normal(size=(8, 3, 5))
+    shapes = {"labels": (32, 5), "triplets": (8, 3, 5), "pairs": (32, 2, 5)}
+    x = {takes: random.normal(size=shape) for takes, shape in shapes.items()}
     proxies = random.normal(size=(100, 5))
-    np.savez(tmp_path / "in.npz", labels=labels, x=x, triplets=triplets, proxies=proxies)
+    np.savez(tmp_path / "in.npz", y=labels, proxies=proxies, **x)
     code = """
 import numpy as np
 from trainer import losses
 from trainer.config import registry
 given = np.load("in.npz")
 for name, found in registry.components("loss").items():
-    x = given["x" if found.tags["takes"] == "labels" else "triplets"]
+    x = given[found.tags["takes"]]
     loss = losses.get(name)
     if hasattr(loss, "prepare"):
         loss.prepare(range(10), 5)
         loss.set_weights([given["proxies"][:len(loss.get_weights()[0])]])
-    print(name, float(loss(given["labels"], x)))
+    print(name, float(loss(given["y"], x)))
 """
     environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
     output = subprocess.run(
@@ -66,10 +67,9 @@ for name, found in registry.components("loss").items():
     found = dict(line.split() for line in output.splitlines())
     assert set(found) == set(registry.components("loss"))
     for name, value in found.items():
-        takes = registry.get("loss", name).tags["takes"]
         loss = losses.get(name)
         if hasattr(loss, "prepare"):
             loss.prepare(range(10), 5)
             loss.set_weights([proxies[: len(loss.get_weights()[0])]])
-        expected = loss(labels, x if takes == "labels" else triplets)
+        expected = loss(labels, x[registry.get("loss", name).tags["takes"]])
         assert float(value) == pytest.approx(float(expected), rel=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.reference.golden_batches import labelled, proxies, triplets, unpack
+from tests.reference.golden_batches import labelled, pairs, proxies, triplets, unpack
 from trainer import losses
 from trainer.config import registry
 
@@ -37,10 +37,11 @@ def test_value_and_gradient_equal_the_other_library(golden):
     if hasattr(loss, "prepare"):
         compare_with_proxies(name, parameters, GOLDENS[golden])
         return
-    if registry.get("loss", name).tags["takes"] == "triplets":
+    takes = registry.get("loss", name).tags["takes"]
+    if takes == "triplets":
         batches = {case: (None, x) for case, x in triplets().items()}
     else:
-        batches = labelled()
+        batches = pairs() if takes == "pairs" else labelled()
     found = unpack(GOLDENS[golden], {case: x for case, (_, x) in batches.items()})
     assert found
     for case, (value, gradient) in found.items():

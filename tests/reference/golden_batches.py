@@ -57,6 +57,30 @@ def triplets():
     return {"raw": raw, "unit": raw / np.linalg.norm(raw, axis=2, keepdims=True)}
 
 
+def pairs():
+    """Return {case: (labels int64 (P,), embeddings float32 (P, 2, D))}."""
+    random = np.random.default_rng(23)
+
+    def around(labels, spread):
+        centres = random.normal(size=(50, 1, 8))
+        return centres[labels] + spread * random.normal(size=(len(labels), 2, 8))
+
+    def unit_pairs(x):
+        return unit(x.reshape(-1, 8)).reshape(x.shape)
+
+    different, shared = np.arange(12), np.array([4, 1, 4, 0, 7, 7, 7, 2])
+    # Three items at angles of 120 degrees: every negative is below 0.
+    corners = np.repeat([0.0, 2 * np.pi / 3, 4 * np.pi / 3], 2) + [0.0, 0.1, 0.0, 0.9, 0.0, 1.0]
+    apart = np.zeros((3, 2, 8))
+    apart[..., :2] = np.stack([np.cos(corners), np.sin(corners)], axis=1).reshape(3, 2, 2)
+    return {
+        "different": (different, unit_pairs(around(different, 1.0))),
+        "shared": (shared, around(shared, 1.5).astype("f4")),
+        "apart": (np.arange(3), apart.astype("f4")),
+        "one item": (np.zeros(4, np.int64), unit_pairs(around(np.zeros(4, int), 1.0))),
+    }
+
+
 def pack(measured, inputs):
     """Put {case: (value, gradient)} into one flat array, NaN for cases without."""
     parts = []

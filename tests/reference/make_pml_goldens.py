@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from golden_batches import labelled, pack, proxies, triplets
+from golden_batches import labelled, pack, pairs, proxies, triplets
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 
 # Whether equal rows have a similarity below 1, and so count in the mean, is up to rounding.
@@ -104,6 +104,38 @@ def npairs(temperature):
         return of_all(embeddings, labels, pairs)
 
     return function
+
+
+def of_pairs():
+    """Yield (loss, parameters, function of embeddings (P, 2, D) and their labels)."""
+    for negatives in ("both", "positives"):
+        for margin in (0.1, 0.8):
+            parameters = {"margin": margin, "negatives": negatives}
+            yield "ranker", parameters, lambda x, y, p=parameters: ranker(x, y, **p)
+    yield "ranker", {"fidelity": "released"}, released_ranker
+
+
+def ranker(x, y, margin, negatives):
+    """Their triplet margin loss, of each pair and the negative that their miner finds hardest."""
+    query, positive = x.unbind(1)
+    both = negatives == "both"
+    reference = torch.cat([positive, query]) if both else positive
+    # A copy: the very labels would mean that both sides are the same embeddings.
+    labels = torch.cat([y, y]) if both else y.clone()
+    plain = distances.DotProductSimilarity(normalize_embeddings=False)
+    anchor, _, negative = miners.BatchHardMiner(distance=plain)(query, y, reference, labels)
+    theirs = losses.TripletMarginLoss(margin, distance=plain, reducer=reducers.MeanReducer())
+    # The positive of an anchor is the one beside it: the first of the reference are these.
+    return theirs(query, y, (anchor, anchor, negative), ref_emb=reference, ref_labels=labels)
+
+
+def released_ranker(x, y):
+    """As released: similarities times 0 where the items agree, and the largest of all of them."""
+    query, positive = x.unbind(1)
+    other = (y[:, None] != y[None, :]).to(x.dtype)
+    similarity = torch.cat([query @ positive.T * other, query @ query.T * other], dim=1)
+    near = (query * positive).sum(dim=1)
+    return F.relu(similarity.max(dim=1).values - near + 0.1).mean()
 
 
 def with_proxies():
@@ -265,6 +297,13 @@ def main():
     for loss, parameters, function, cases in of_triplets():
         found = {case: measured(function, x) for case, x in cases.items()}
         goldens[f"{loss}|{json.dumps(parameters)}"] = pack(found, triplets())
+    inputs = {case: x for case, (_, x) in pairs().items()}
+    for loss, parameters, function in of_pairs():
+        found = {}
+        for case, (labels, x) in pairs().items():
+            y = torch.tensor(labels)
+            found[case] = measured(lambda e, f=function, y=y: f(e, y), x)
+        goldens[f"{loss}|{json.dumps(parameters)}"] = pack(found, inputs)
     for loss, parameters, make, name in with_proxies():
         found, shapes = {}, {}
         for case, (labels, x) in batches.items():
