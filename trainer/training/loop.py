@@ -29,6 +29,19 @@ FALLING = ("val_loss",)
 
 
 @dataclass(frozen=True)
+class Ready:
+    """What is set up when the first step is about to be made."""
+
+    #: Steps that an earlier process of the job has made.
+    step: int
+    step_function: TrainStep
+    #: Every variable of the job: `arrays()`, `restore(arrays)`.
+    state: Any
+    #: The batches of the steps to come, as `step_function.run` takes them; each call begins anew.
+    batches: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Task:
     """All that the loop trains with, made by the caller under the strategy's scope."""
 
@@ -51,6 +64,8 @@ class Task:
     monitor: str | None = None
     #: Started and told of numbers here; closed by who made them.
     trackers: Trackers = field(default_factory=Trackers)
+    #: Called once, when all is set up and before the first step.
+    before_training: Callable[[Ready], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,12 @@ def fit(task: Task) -> Outcome:
         step, best_step, best_score = meta["step"], meta["best_step"], meta["best_score"]
         LOG.info("going on from step %d", step)
 
+    def coming_batches() -> Any:
+        return _distributed(strategy, task.batches, step * options.accumulate)
+
+    if task.before_training is not None:
+        task.before_training(Ready(step, step_function, state, coming_batches))
+
     validate_every = options.validate_every or task.steps_per_epoch
     checkpoint_every = options.checkpoint_every or task.steps_per_epoch
     images_per_step = task.images_per_batch * options.accumulate
@@ -147,7 +168,7 @@ def fit(task: Task) -> Outcome:
     try:
         with InterruptGuard() as guard, progress:
             with progress.paused():
-                iterator = _distributed(strategy, task.batches, step * options.accumulate)
+                iterator = coming_batches()
             while step < task.total_steps:
                 unchecked.append(step_function.run(iterator))
                 step += 1
