@@ -126,6 +126,37 @@ def test_the_best_validation_decides_the_final_weights(tmp_path):
     assert_same(weights[1], tasks.weights(task))
 
 
+def test_a_job_that_is_told_to_stop_early_goes_on_later_to_the_same_weights(tmp_path):
+    _, whole = trained(tmp_path / "whole", steps=8, validate_every=2, validate=lambda: {})
+    told = []
+
+    def stop_early(step, numbers):
+        told.append((step, numbers["recall_at_1"]))
+        return len(told) in (2, 4)
+
+    def task():
+        return tasks.make_task(
+            tmp_path / "stopped",
+            steps=8,
+            validate_every=2,
+            checkpoint_every=100,
+            validate=lambda: {"recall_at_1": 0.1 * len(told)},
+            stop_early=stop_early,
+        )
+
+    strategy, first = task()
+    with strategy.scope():
+        outcome = fit(first)
+    assert (outcome.step, outcome.stopped_early) == (4, True)
+    strategy, second = task()
+    with strategy.scope():
+        outcome = fit(second)
+    # At the last step there is nothing left to stop.
+    assert (outcome.step, outcome.stopped_early) == (8, False)
+    assert told == [(2, 0.0), (4, 0.1), (6, 0.2), (8, pytest.approx(0.3))]
+    assert_same(whole, tasks.weights(second))
+
+
 def test_a_finished_job_is_not_trained_further(tmp_path):
     first = trained(tmp_path)
     second = trained(tmp_path)

@@ -66,6 +66,8 @@ class Task:
     trackers: Trackers = field(default_factory=Trackers)
     #: Called once, when all is set up and before the first step.
     before_training: Callable[[Ready], None] | None = None
+    #: Told each validation's step and numbers; training ends there if it returns True.
+    stop_early: Callable[[int, Mapping[str, float]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Outcome:
     best_step: int
     best_score: float | None
     images_per_second: float
+    #: Whether `Task.stop_early` ended it before its last step.
+    stopped_early: bool = False
 
 
 def fit(task: Task) -> Outcome:
@@ -138,6 +142,7 @@ def fit(task: Task) -> Outcome:
     unchecked: list[Any] = []
     losses: list[float] = []
     speed = 0.0
+    stopping = False
 
     def take_losses() -> None:
         """Bring the losses since the last call to Python, and stop at one that is not finite."""
@@ -199,12 +204,17 @@ def fit(task: Task) -> Outcome:
                 if report:
                     trackers.log(step, report)
                     progress.report(step, report, line=validating)
-                if step % checkpoint_every == 0 or last:
+                if validating and task.stop_early is not None:
+                    with progress.paused():
+                        stopping = task.stop_early(step, report) and not last
+                if step % checkpoint_every == 0 or last or stopping:
                     with progress.paused():
                         save()
                 if guard.received is not None and not last:
                     save()
                     raise Interrupted(guard.received, step)
+                if stopping:
+                    break
     except tf.errors.OpError as error:
         # The weights are those of the last whole step: worth keeping whatever went wrong.
         save()
@@ -215,7 +225,7 @@ def fit(task: Task) -> Outcome:
     if average is not None:
         for weight, shadow in zip(average.weights, average.shadows, strict=True):
             weight.assign(shadow.numpy())
-    return Outcome(step, best_step or step, best_score, speed)
+    return Outcome(step, best_step or step, best_score, speed, stopping)
 
 
 class _State:
