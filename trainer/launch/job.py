@@ -7,8 +7,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
@@ -32,7 +32,8 @@ class JobResult:
     """Where a finished job left what it made, and its headline numbers.
 
     `untrained` (the model that training began with), `color_histogram` and `trained` hold metrics
-    by name, each in 0..1, measured on the test split.
+    by name, each in 0..1, measured on the test split; empty where the job was training alone.
+    `best_score` is the best value of what `train.monitor` names, None where nothing was measured.
     """
 
     run_dir: str
@@ -43,6 +44,9 @@ class JobResult:
     untrained: dict[str, float]
     color_histogram: dict[str, float]
     trained: dict[str, float]
+    best_step: int = 0
+    best_score: float | None = None
+    stopped_early: bool = False
 
 
 def run_path(config: JobConfig, run_dir: str | None = None) -> str:
@@ -50,13 +54,24 @@ def run_path(config: JobConfig, run_dir: str | None = None) -> str:
     return run_dir or f"{config.job_dir.rstrip('/')}/{config.name}"
 
 
-def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -> JobResult:
+def run(
+    config: JobConfig,
+    *,
+    fresh: bool = False,
+    run_dir: str | None = None,
+    training_only: bool = False,
+    stop_early: Callable[[int, Mapping[str, float]], bool] | None = None,
+) -> JobResult:
     """Do the whole job, going on from where an earlier process of the same job stopped.
 
     Args:
         config: what to do.
         fresh: start again; a run that is there is kept under another name.
         run_dir: run folder, by default the job's name below `job_dir`.
+        training_only: leave out what the test split is needed for, and export, index and report. A
+            later call without it does those, and nothing twice.
+        stop_early: told each validation's step and numbers; where it returns True, training ends
+            there, and so does the job.
 
     Raises:
         UserError: something that the user can mend.
@@ -87,10 +102,27 @@ def run(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -
         with trackers:
             with strategy.scope():
                 outcome, evaluation, model = _train(
-                    config, folder, splits, plan, strategy, trackers
+                    config,
+                    folder,
+                    splits,
+                    plan,
+                    strategy,
+                    trackers,
+                    training_only=training_only,
+                    stop_early=stop_early,
                 )
             if not chief:
                 return JobResult(path, "", "", outcome.step, 0.0, {}, {}, {})
+            if training_only or outcome.stopped_early:
+                trackers.finish(outcome.step, {})
+                seconds = time.perf_counter() - start
+                made = JobResult(path, "", "", outcome.step, seconds, {}, {}, {})
+                return replace(
+                    made,
+                    best_step=outcome.best_step,
+                    best_score=outcome.best_score,
+                    stopped_early=outcome.stopped_early,
+                )
             return _finish(config, folder, splits, model, evaluation, outcome, trackers, start)
 
 
@@ -222,6 +254,9 @@ def _train(
     plan: _Plan,
     strategy: Any,
     trackers: Trackers,
+    *,
+    training_only: bool,
+    stop_early: Callable[[int, Mapping[str, float]], bool] | None,
 ) -> tuple[Any, dict[str, Any], Any]:
     """Build the model, measure it before training, train it; under the strategy's scope."""
     from trainer.data.pipeline import train_batches
@@ -235,7 +270,7 @@ def _train(
     model = starting_model(config, folder)
     if isinstance(plan.loss, ProxyLoss):
         plan.loss.prepare(splits.train.classes, model.output_shape[-1])
-    evaluation = _measure_untrained(config, folder, splits, model)
+    evaluation = {} if training_only else _measure_untrained(config, folder, splits, model)
     groups = parameter_groups(
         model,
         plan.loss,
@@ -288,6 +323,7 @@ def _train(
             validate=validate,
             monitor=plan.monitor,
             trackers=trackers,
+            stop_early=stop_early,
         )
     )
     return outcome, evaluation, model
@@ -394,6 +430,8 @@ def _finish(
         untrained=evaluation["untrained"]["metrics"],
         color_histogram=evaluation["color_histogram"]["metrics"],
         trained=evaluation["trained"]["metrics"],
+        best_step=outcome.best_step,
+        best_score=outcome.best_score,
     )
 
 
