@@ -10,7 +10,10 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import TripletLoss, at_least, mean, one_of
+from trainer.losses.base import TripletLoss, at_least, mean_where, one_of
+
+#: An inner product of which the exponential is 0, whatever is taken from it or it is scaled by.
+NOT_THERE = -1e30
 
 
 @register("loss", "angular_loss_1", takes="triplets")
@@ -43,12 +46,12 @@ class AngularHinge(TripletLoss):
         super().__init__(**options)
         self.alpha = _acute("alpha", alpha)
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the loss of the valid triplets."""
         between = distances.get("squared_euclidean").between
         away = between(negative, (anchor + positive) / 2)
         violation = between(anchor, positive) - 4 * _squared_tangent(self.alpha) * away
-        return mean(ops.sum(ops.relu(violation)), ops.shape(violation)[0])
+        return mean_where(valid, ops.relu(violation))
 
 
 @register("loss", "angular_loss_2", takes="triplets")
@@ -103,18 +106,18 @@ class AngularNPair(TripletLoss):
         self.npair_weight = at_least("npair_weight", npair_weight, 0)
         self.negatives = one_of("negatives", negatives, ("batch", "own"))
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the loss of the valid triplets."""
         tangent = _squared_tangent(self.alpha)
         near = ops.sum(anchor * positive, axis=1, keepdims=True)
-        angular = 4 * tangent * self._products(anchor + positive, positive, negative)
+        angular = 4 * tangent * self._products(anchor + positive, positive, negative, valid)
         each = _log_one_plus_sum_exp(angular - 2 * (1 + tangent) * near)
         if self.npair_weight:
-            npair = _log_one_plus_sum_exp(self._products(anchor, positive, negative) - near)
-            each = each + self.npair_weight * npair
-        return mean(ops.sum(each), ops.shape(each)[0])
+            npair = self._products(anchor, positive, negative, valid)
+            each = each + self.npair_weight * _log_one_plus_sum_exp(npair - near)
+        return mean_where(valid, each)
 
-    def _products(self, rows: Any, positive: Any, negative: Any) -> Any:
+    def _products(self, rows: Any, positive: Any, negative: Any, valid: Any) -> Any:
         """Return the inner products of each row with its negatives: (T, T), or (T, 1)."""
         own = ops.sum(rows * negative, axis=1, keepdims=True)
         if self.negatives == "own":
@@ -122,6 +125,7 @@ class AngularNPair(TripletLoss):
         place = ops.arange(ops.shape(rows)[0], dtype="int32")
         # The triplet's own negative stands where its own positive would.
         others = ops.matmul(rows, ops.transpose(positive))
+        others = ops.where(valid[None, :], others, NOT_THERE)
         return ops.where(place[:, None] == place[None, :], own, others)
 
 

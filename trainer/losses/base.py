@@ -50,7 +50,9 @@ class EmbeddingLoss(keras.losses.Loss, abc.ABC):
 class TripletLoss(EmbeddingLoss):
     """A loss over explicit triplets: embeddings (T, 3, D) in the order anchor, positive, negative.
 
-    Labels are ignored and may be anything, None included.
+    Labels are ignored and may be anything, None included. Triplets of which some do not count come by way
+    of :meth:`of_valid`, with a mask: those which it leaves out are as if they were not there, and
+    where it leaves out all, the loss is 0 with zero gradients.
     """
 
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
@@ -63,12 +65,21 @@ class TripletLoss(EmbeddingLoss):
         return self.call(y_true, embeddings)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Hand anchors, positives and negatives, (T, D) each, to :meth:`of_triplets`."""
-        return self.of_triplets(y_pred[:, 0], y_pred[:, 1], y_pred[:, 2])
+        """Return the loss of all triplets."""
+        return self.of_valid(y_pred, ops.ones((ops.shape(y_pred)[0],), dtype="bool"))
+
+    def of_valid(self, triplets: Any, valid: Any) -> Any:
+        """Hand anchors, positives and negatives, (T, D) each, to :meth:`of_triplets`.
+
+        Args:
+            triplets: embeddings (T, 3, D).
+            valid: boolean (T,): which of them count.
+        """
+        return self.of_triplets(triplets[:, 0], triplets[:, 1], triplets[:, 2], valid)
 
     @abc.abstractmethod
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the scalar loss: the formula of the subclass."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the scalar loss of the triplets that are `valid`: the formula of the subclass."""
 
 
 class PairLoss(EmbeddingLoss):

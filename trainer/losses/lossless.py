@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import TripletLoss, at_least, mean
+from trainer.losses.base import TripletLoss, at_least, mean_where
 
 #: Keeps the logarithms finite: no term goes above -log(EPSILON), which is 18.4.
 EPSILON = 1e-8
@@ -63,16 +63,15 @@ class LosslessLoss(TripletLoss):
         self.n = None if n is None else at_least("n", n, 0, strictly=True)
         self.beta = None if beta is None else at_least("beta", beta, n or 0, strictly=n is None)
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the loss of the valid triplets."""
         n = float(anchor.shape[-1]) if self.n is None else self.n
         beta = n if self.beta is None else at_least("beta", self.beta, n)
         between = distances.get("squared_euclidean").between
         near = 1.0 - between(anchor, positive) / beta
         # Not 1 - (n - distance) / beta, which in float32 loses a distance small beside n.
         far = (between(anchor, negative) + (beta - n)) / beta
-        each = _minus_log(near) + _minus_log(far)
-        return mean(ops.sum(each), ops.shape(each)[0])
+        return mean_where(valid, _minus_log(near) + _minus_log(far))
 
 
 def _minus_log(share: Any) -> Any:

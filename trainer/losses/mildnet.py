@@ -10,7 +10,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import TripletLoss, at_least, mean, one_of
+from trainer.losses.base import TripletLoss, at_least, mean_where, one_of
 
 #: The released losses clip embeddings to [CLIP, 1 - CLIP] before anything else.
 CLIP = 1e-7
@@ -30,11 +30,11 @@ class MILDNetLoss(TripletLoss):
         self.margin = at_least("margin", margin, 0)
         self.fidelity = one_of("fidelity", fidelity, ("corrected", "released"))
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def of_valid(self, triplets: Any, valid: Any) -> Any:
         """Return the loss of embeddings (T, 3, D), which the released form clips first."""
         if self.fidelity == "released":
-            y_pred = ops.clip(y_pred, CLIP, 1 - CLIP)
-        return super().call(y_true, y_pred)
+            triplets = ops.clip(triplets, CLIP, 1 - CLIP)
+        return super().of_valid(triplets, valid)
 
 
 class PerTripletHinge(MILDNetLoss):
@@ -46,13 +46,12 @@ class PerTripletHinge(MILDNetLoss):
     def excess(self, anchor: Any, positive: Any, negative: Any) -> Any:
         """Return how much farther apart than wanted each triplet is (T,), the margin left out."""
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the loss of the valid triplets."""
         violation = self.scale * (self.margin + self.excess(anchor, positive, negative))
-        count = ops.shape(violation)[0]
         if self.fidelity == "released":
-            return ops.relu(mean(ops.sum(violation), count))
-        return mean(ops.sum(ops.relu(violation)), count)
+            return ops.relu(mean_where(valid, violation))
+        return mean_where(valid, ops.relu(violation))
 
 
 @register("loss", "hinge_loss", takes="triplets")
@@ -185,9 +184,8 @@ class ContrastiveTripletLoss(MILDNetLoss):
     by MILDNet, arXiv:1903.00905.
     """
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the loss of the valid triplets."""
         together = distances.get("squared_euclidean").between(anchor, positive)
         apart = self.margin - distances.get("euclidean").between(anchor, negative)
-        total = ops.sum(together + ops.square(ops.relu(apart)))
-        return mean(total, 2 * ops.shape(together)[0])
+        return mean_where(valid, together + ops.square(ops.relu(apart))) / 2

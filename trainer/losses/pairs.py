@@ -24,6 +24,42 @@ def at(matrix: Any, columns: Any) -> Any:
     return ops.take(ops.reshape(matrix, (-1,)), _flat(matrix, columns))
 
 
+def closest(away: Any, mask: Any) -> Any:
+    """Return the column (B, 1) of the smallest entry of each row of `away` where `mask` holds.
+
+    Where it holds nowhere, the column is a valid one of no meaning.
+    """
+    infinite = ops.full_like(away, float("inf"))
+    column = ops.argmin(ops.where(mask, away, infinite), axis=1, keepdims=True)
+    return ops.cast(column, "int32")
+
+
+def farthest(away: Any, mask: Any) -> Any:
+    """Return the column (B, 1) of the largest entry of each row of `away` where `mask` holds.
+
+    Where it holds nowhere, the column is a valid one of no meaning.
+    """
+    return closest(-away, mask)
+
+
+def first_above(rows: Any, count: Any, values: Any) -> Any:
+    """Return how many of the first `count` (B, 1) entries of ascending `rows` (B, N) are not above.
+
+    By binary search for each of `values` (B, C): the place (B, C) of the first entry that is larger
+    than it, or `count` where none is.
+    """
+    size = ops.shape(rows)[1]
+    low, high = ops.zeros_like(values, dtype="int32"), ops.zeros_like(values, dtype="int32") + count
+    # Enough halvings for the batch; for a size unknown until it runs, for any that fits in memory.
+    for _ in range((size if isinstance(size, int) else 2**16).bit_length()):
+        middle = (low + high) // 2
+        beyond = at(rows, ops.minimum(middle, size - 1)) > values
+        right = ops.logical_and(low < high, ops.logical_not(beyond))
+        high = ops.where(ops.logical_and(low < high, beyond), middle, high)
+        low = ops.where(right, middle + 1, low)
+    return low
+
+
 def add_at(matrix: Any, columns: Any, values: Any) -> Any:
     """Add `values` (B, C) to `matrix` (B, B) at `columns` (B, C) of each row, repeats included."""
     size = ops.shape(matrix)[0]
@@ -60,13 +96,15 @@ class Classmates:
         self.most = ops.max(self._size) - 1
 
     def take(self, numbers: Any) -> tuple[Any, Any]:
-        """Return the positions in the batch (B, C) of classmates `numbers` (C,) of every item.
+        """Return the positions in the batch (B, C) of classmates `numbers` of every item.
+
+        Numbers are (C,), the same for every item, or (B, C).
 
         The second result (B, C) says where there is such a classmate; where there is none, the
         position is a valid one of no meaning.
         """
-        step = (self._place[:, None] + numbers[None, :] + 1) % self._size[:, None]
-        exists = numbers[None, :] + 1 < self._size[:, None]
+        step = (self._place[:, None] + numbers + 1) % self._size[:, None]
+        exists = numbers + 1 < self._size[:, None]
         return ops.take(self._order, self._first[:, None] + step), exists
 
     def fold(self, width: int, body: Callable[..., tuple[Any, ...]], state: tuple[Any, ...]) -> Any:

@@ -10,7 +10,7 @@ from keras import ops
 from trainer.config.registry import register
 from trainer.losses import distances
 from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import at, pair_masks
+from trainer.losses.pairs import at, closest, farthest, pair_masks
 
 
 @register("loss", "triplet_hard", takes="labels")
@@ -61,11 +61,8 @@ class TripletHard(LabelLoss):
         distance = distances.get(self.distance)
         away = distance.away(distance.pairwise(embeddings))
         positive, negative = pair_masks(labels)
-        infinite = ops.full_like(away, float("inf"))
-        farthest = ops.argmax(ops.where(positive, away, -infinite), axis=1, keepdims=True)
-        closest = ops.argmin(ops.where(negative, away, infinite), axis=1, keepdims=True)
         # Without a positive or a negative, this reads some other pair, which is not counted.
-        excess = at(away, ops.cast(farthest, "int32")) - at(away, ops.cast(closest, "int32"))
+        excess = at(away, farthest(away, positive)) - at(away, closest(away, negative))
         each = ops.softplus(excess) if self.soft else ops.relu(excess + self.margin)
         counts = ops.logical_and(
             ops.any(positive, axis=1, keepdims=True), ops.any(negative, axis=1, keepdims=True)

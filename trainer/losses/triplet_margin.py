@@ -9,7 +9,7 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import TripletLoss, at_least, mean
+from trainer.losses.base import TripletLoss, at_least, mean_where
 
 
 @register("loss", "triplet_margin", takes="triplets")
@@ -56,12 +56,11 @@ class TripletMargin(TripletLoss):
         self.distance = distances.get(distance).name
         self.swap = swap
 
-    def of_triplets(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        """Return the loss of the triplets."""
+    def of_triplets(self, anchor: Any, positive: Any, negative: Any, valid: Any) -> Any:
+        """Return the loss of the valid triplets."""
         distance = distances.get(self.distance)
         near = distance.away(distance.between(anchor, positive))
         far = distance.away(distance.between(anchor, negative))
         if self.swap:
             far = ops.minimum(far, distance.away(distance.between(positive, negative)))
-        violation = ops.relu(near - far + self.margin)
-        return mean(ops.sum(violation), ops.shape(violation)[0])
+        return mean_where(valid, ops.relu(near - far + self.margin))

@@ -11,7 +11,7 @@ from keras import ops
 from trainer.config.registry import register
 from trainer.losses import distances
 from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import Classmates, add_at, at, pair_masks
+from trainer.losses.pairs import Classmates, add_at, at, closest, farthest, first_above, pair_masks
 
 #: Up to this many positives an item, one pass over all negatives for each positive is cheaper than
 #: sorting the negatives once. (1024 items, two CPU cores: equal at about 25, or at about 130 under
@@ -112,14 +112,13 @@ def by_passes(away: Any, negative: Any) -> Callable[[Any], Any]:
     The choice takes values (B, 1) and gives columns (B, 1): of the smallest negative above the
     value in its row, or of the largest negative where none is above.
     """
-    infinite = ops.full_like(away, float("inf"))
-    candidates = ops.where(negative, away, -infinite)
-    farthest = ops.argmax(candidates, axis=1, keepdims=True)
+    candidates = ops.where(negative, away, -float("inf"))
+    last = farthest(away, negative)
 
     def choose(near: Any) -> Any:
         beyond = candidates > near
-        closest = ops.argmin(ops.where(beyond, candidates, infinite), axis=1, keepdims=True)
-        return ops.cast(ops.where(at(beyond, closest), closest, farthest), "int32")
+        first = closest(candidates, beyond)
+        return ops.where(at(beyond, first), first, last)
 
     return choose
 
@@ -133,18 +132,11 @@ def by_sorting(away: Any, negative: Any) -> Callable[[Any], Any]:
     # A comparison that NaN fails keeps NaN out of the sort, which may otherwise not end well.
     known = ops.logical_and(negative, away < float("inf"))
     descending, columns = ops.top_k(ops.where(known, -away, -float("inf")), k=size)
+    ascending = -descending
     count = ops.sum(ops.cast(negative, "int32"), axis=1, keepdims=True)
-    # Enough halvings for the batch; for a size unknown until it runs, for any that fits in memory.
-    halvings = (size if isinstance(size, int) else 2**16).bit_length()
 
     def choose(near: Any) -> Any:
-        low, high = ops.zeros_like(near, dtype="int32"), ops.zeros_like(near, dtype="int32") + count
-        for _ in range(halvings):
-            middle = (low + high) // 2
-            beyond = -at(descending, ops.minimum(middle, size - 1)) > near
-            right = ops.logical_and(low < high, ops.logical_not(beyond))
-            high = ops.where(ops.logical_and(low < high, beyond), middle, high)
-            low = ops.where(right, middle + 1, low)
-        return ops.cast(at(columns, ops.clip(low, 0, ops.maximum(count - 1, 0))), "int32")
+        first = first_above(ascending, count, near)
+        return ops.cast(at(columns, ops.clip(first, 0, ops.maximum(count - 1, 0))), "int32")
 
     return choose
