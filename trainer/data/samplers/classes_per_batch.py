@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import numpy as np
 
 from trainer.config import UserError, register
-from trainer.data.samplers.plan import ClassRows, Epochs
+from trainer.data.samplers.plan import ClassBatches, ClassRows, Epochs, nth_appearance
 from trainer.data.table import ItemTable
 
 logger = logging.getLogger(__name__)
@@ -29,15 +30,27 @@ class ClassesPerBatch:
         batch_size: images in a batch, P x K: a multiple of `images_per_class`.
         seed: decides all draws.
         images_per_class: K, 2 or more; default 4.
+        category_share: probability, 0..1, that the classes of a batch are of one category, drawn
+            in proportion to the categories' classes; default 0. Categories of fewer than P classes
+            are taken together.
+        category_by: "batch" (default) draws for every batch, "epoch" once for all of an epoch.
 
     Raises:
-        ValueError: `images_per_class` is below 2.
+        ValueError: `images_per_class` is below 2, or `category_share` no probability.
         UserError: `images_per_class` does not divide `batch_size`, a batch has fewer than 2
-            classes, or the split has fewer than P classes with 2 images.
+            classes, or the split has fewer than P classes with 2 images; with `category_share`,
+            an image has no category, or no category has P classes.
     """
 
     def __init__(
-        self, table: ItemTable, batch_size: int, seed: int, *, images_per_class: int = 4
+        self,
+        table: ItemTable,
+        batch_size: int,
+        seed: int,
+        *,
+        images_per_class: int = 4,
+        category_share: float = 0.0,
+        category_by: Literal["batch", "epoch"] = "batch",
     ) -> None:
         if images_per_class < 2:
             raise ValueError(
@@ -70,9 +83,17 @@ class ClassesPerBatch:
             )
         self._rows = classes.rows
         self._start, self._size = classes.start[~single], classes.size[~single]
-        self._classes_per_batch, self._images_per_class = per_batch, images_per_class
+        self._images_per_class = images_per_class
         self.rows_per_batch = batch_size
         self.steps_per_epoch = max(1, int(self._size.sum()) // batch_size)
+        self._classes = ClassBatches(
+            table,
+            classes.label[~single],
+            per_batch,
+            self.steps_per_epoch,
+            category_share,
+            category_by,
+        )
         self._epochs = Epochs(self._draw, seed)
 
     def batch(self, step: int) -> np.ndarray:
@@ -81,22 +102,8 @@ class ClassesPerBatch:
         return self._epochs[epoch][position]
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
-        chosen = self._draw_classes(random)
+        chosen = self._classes.draw(random).reshape(-1)
         return self._draw_images(random, chosen).reshape(self.steps_per_epoch, -1)
-
-    def _draw_classes(self, random: np.random.Generator) -> np.ndarray:
-        """Return int64 (steps * P,): numbers of classes, those of one batch all different."""
-        count, per_batch = len(self._size), self._classes_per_batch
-        slots = self.steps_per_epoch * per_batch
-        left_out = count % per_batch
-        rounds = -(-slots // (count - left_out))
-        key = random.random((rounds, count))
-        # The classes left out move on around a random circle, so each is left out equally often.
-        circle = random.permutation(count)
-        turn = np.arange(rounds)[:, None] * left_out + np.arange(left_out)
-        key[np.arange(rounds)[:, None], circle[turn % count]] = 2.0
-        order = np.argsort(key, axis=1)[:, : count - left_out]
-        return order.reshape(-1)[:slots]
 
     def _draw_images(self, random: np.random.Generator, chosen: np.ndarray) -> np.ndarray:
         """Return int64 (len(chosen), K): rows of the table for each appearance of a class."""
@@ -119,13 +126,8 @@ class ClassesPerBatch:
         dealt = np.argsort(key + random.random(len(key)))
         images = (np.repeat(self._start[pass_class], length) + image)[dealt]
 
-        # Which appearance of its class each entry of `chosen` is, counted from 0.
-        by_class = np.argsort(chosen, kind="stable")
-        nth = np.empty_like(chosen)
-        nth[by_class] = np.arange(len(chosen)) - np.repeat(
-            np.cumsum(appearances) - appearances, appearances
-        )
         first_pass = np.cumsum(passes) - passes
+        nth = nth_appearance(chosen, len(self._size))
         number, turn = np.divmod(nth, per_pass[chosen])
         place = begin[first_pass[chosen] + number] + turn * wanted
         return self._rows[images[place[:, None] + np.arange(wanted)]]

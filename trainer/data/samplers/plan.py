@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.data.table import ItemTable
+
+logger = logging.getLogger(__name__)
 
 
 class Sampler(Protocol):
@@ -95,6 +98,143 @@ class ClassRows:
         labels = self.label[chosen]
         said = ", ".join(repr(self._names[label]) for label in labels[:limit])
         return said + (", ..." if len(labels) > limit else "")
+
+
+class ClassBatches:
+    """Deals classes into batches of different ones, so that each comes about equally often.
+
+    Classes come in a new order every round; where `per_batch` does not divide their number, those
+    left out of a round change, so that over an epoch any two classes differ by two appearances at
+    most.
+
+    With `category_share`, a batch is of one product category with that probability, or by epoch
+    all batches of an epoch are. Such batches are shared out among the categories in proportion to
+    their classes, so that a class comes as often as one of another category. Categories with
+    fewer classes than a batch form one category together; if that is still too small, it joins
+    the smallest of the others. A class is of the category that most of its images have.
+
+    Args:
+        table: the training rows.
+        label: int64 (C,), the label codes of the classes to deal, ascending.
+        per_batch: different classes in a batch, 1 to C.
+        batches: batches in an epoch.
+        category_share: probability of a batch within a category, 0..1; 0 deals from all classes.
+        category_by: "batch" or "epoch": what the probability is drawn for.
+
+    Raises:
+        ValueError: `category_share` or `category_by` is none of these.
+        UserError: with a `category_share`, an image has no category, or no category has
+            `per_batch` classes.
+    """
+
+    def __init__(
+        self,
+        table: ItemTable,
+        label: np.ndarray,
+        per_batch: int,
+        batches: int,
+        category_share: float,
+        category_by: str,
+    ) -> None:
+        if not 0 <= category_share <= 1:
+            raise ValueError(f"category_share={category_share}: a probability is from 0 to 1")
+        if category_by not in ("batch", "epoch"):
+            raise ValueError(f"category_by={category_by!r}: must be batch or epoch")
+        self._count, self._per_batch, self._batches = len(label), per_batch, batches
+        self._share, self._by_epoch = category_share, category_by == "epoch"
+        self._pools = _category_pools(table, label, per_batch) if category_share else []
+        self._ends = np.cumsum([len(pool) for pool in self._pools])
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Return int64 (batches, per_batch): positions in `label`, those of a row all different."""
+        if not self._share:
+            return _deal(random, self._count, self._per_batch, self._batches)
+        within = random.random(1 if self._by_epoch else self._batches) < self._share
+        within = np.broadcast_to(within, self._batches)
+        plan = np.empty((self._batches, self._per_batch), np.int64)
+        mixed = np.flatnonzero(~within)
+        plan[mixed] = _deal(random, self._count, self._per_batch, len(mixed))
+        pool_of = random.permutation(self._share_out(random, self._batches - len(mixed)))
+        for number, pool in enumerate(self._pools):
+            places = np.flatnonzero(within)[pool_of == number]
+            plan[places] = pool[_deal(random, len(pool), self._per_batch, len(places))]
+        return plan
+
+    def _share_out(self, random: np.random.Generator, count: int) -> np.ndarray:
+        """Return int64 (count,): numbers of pools, each as often as its share, up to rounding."""
+        # One draw places a comb of equal steps over the classes, pool after pool.
+        teeth = (np.arange(count) + random.random()) * self._count / max(count, 1)
+        return np.minimum(np.searchsorted(self._ends, teeth, "right"), len(self._pools) - 1)
+
+
+def _deal(random: np.random.Generator, count: int, per_batch: int, batches: int) -> np.ndarray:
+    """Return int64 (batches, per_batch), numbers below `count`, those of a row all different."""
+    slots = batches * per_batch
+    left_out = count % per_batch
+    rounds = -(-slots // (count - left_out))
+    key = random.random((rounds, count))
+    # The classes left out move on around a random circle, so each is left out equally often.
+    circle = random.permutation(count)
+    turn = np.arange(rounds)[:, None] * left_out + np.arange(left_out)
+    key[np.arange(rounds)[:, None], circle[turn % count]] = 2.0
+    order = np.argsort(key, axis=1)[:, : count - left_out]
+    return order.reshape(-1)[:slots].reshape(batches, per_batch)
+
+
+def _category_pools(table: ItemTable, label: np.ndarray, per_batch: int) -> list[np.ndarray]:
+    """Return positions in `label` by category, at least `per_batch` in each."""
+    rows = np.flatnonzero(np.isin(table.label, label))
+    names, category = np.unique(table.category[rows], return_inverse=True)
+    missing = int((table.category[rows] == "").sum())
+    if missing:
+        raise UserError(
+            f"sampler.category_share needs the category of every image, and {missing:,} of "
+            f"{len(rows):,} have none; give the data a column category, or set "
+            "sampler.category_share=0"
+        )
+    pairs, images = np.unique(
+        np.stack([np.searchsorted(label, table.label[rows]), category]), axis=1, return_counts=True
+    )
+    # The last of a class is the category of most of its images; of equals, the first by name.
+    order = np.lexsort((-pairs[1], images, pairs[0]))
+    last = np.searchsorted(pairs[0], np.arange(len(label)), "right") - 1
+    category = pairs[1, order][last]
+    size = np.bincount(category, minlength=len(names))
+    large = size >= per_batch
+    if not large.any():
+        most = int(np.argmax(size))
+        raise UserError(
+            f"sampler.category_share: a batch holds {per_batch} classes, and no category of this "
+            f"split has as many ({names[most]!r} has {size[most]}); use a smaller batch_size, or "
+            "set sampler.category_share=0"
+        )
+    pools = [np.flatnonzero(category == number) for number in np.flatnonzero(large)]
+    rest = np.flatnonzero(~large[category])
+    if len(rest):
+        logger.warning(
+            "%d of %d categories have fewer than the %d classes of a batch, %d classes in all; "
+            "they are taken as one category",
+            (~large & (size > 0)).sum(),
+            (size > 0).sum(),
+            per_batch,
+            len(rest),
+        )
+        if len(rest) < per_batch:
+            smallest = min(range(len(pools)), key=lambda number: len(pools[number]))
+            rest = np.concatenate([pools.pop(smallest), rest])
+        pools.append(rest)
+    return pools
+
+
+def nth_appearance(chosen: np.ndarray, count: int) -> np.ndarray:
+    """Return of each entry of `chosen` (N,), numbers below `count`, how often it came before."""
+    appearances = np.bincount(chosen, minlength=count)
+    by_number = np.argsort(chosen, kind="stable")
+    nth = np.empty_like(chosen)
+    nth[by_number] = np.arange(len(chosen)) - np.repeat(
+        np.cumsum(appearances) - appearances, appearances
+    )
+    return nth
 
 
 def check_batch_size(batch_size: int, available: int, what: str) -> None:
