@@ -451,6 +451,28 @@ def fashion_mnist(
     plain().print(f"data set in {to}")
 
 
+@data.command("icon-themes")
+@one_line_errors
+def icon_themes(
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")],
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder that holds themes; may be given several times."),
+    ] = None,
+    theme: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Theme to take instead of the usual six; several times."),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.", min=8)] = 64,
+    debug: Debug = False,
+) -> None:
+    """Make an items data set from installed icon themes: one label an icon, one domain a theme."""
+    from trainer.data.prepare.icon_themes import prepare
+
+    prepare(str(to), [str(folder) for folder in source or []], themes=theme or (), size=size)
+    plain().print(f"data set in {to}")
+
+
 @convert.command("mildnet-h5")
 @one_line_errors
 def mildnet_h5(
