@@ -23,8 +23,8 @@ import tensorflow as tf
 from benchmarks.report import machine, print_table
 from trainer import losses, models
 from trainer.config.train_options import TrainOptions
+from trainer.training.groups import parameter_groups
 from trainer.training.loop import Task, fit
-from trainer.training.step import parameter_groups
 from trainer.training.trackers import Tracker, Trackers
 
 EVERY = 50

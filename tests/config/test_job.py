@@ -121,7 +121,7 @@ def test_override_of_a_csv_key_of_a_saved_config(configs):
             "x.cnf:3: unknown key 'tracker.cvs.file'; did you mean 'tracker.csv.file'?",
         ),
         (SMALL + "zzzz=1", "x.cnf:3: unknown key 'zzzz'; see `mildnet describe config`"),
-        (SMALL + "training=1", "x.cnf:3: unknown key 'training'; did you mean 'train_split'?"),
+        (SMALL + "training=1", "x.cnf:3: unknown key 'training'; did you mean 'trainer'?"),
         ("model=small\nloss=hinge_loss", "x.cnf:1: unknown key 'model'; did you mean 'model_id'?"),
         ("model_id=smal\nloss=x", "x.cnf:1: model_id: unknown model 'smal'; did you mean 'small'?"),
         (

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from trainer import losses
 from trainer.config.train_options import TrainOptions
+from trainer.training.groups import parameter_groups
 from trainer.training.loop import Task
-from trainer.training.step import parameter_groups
 from trainer.training.strategy import get_strategy, replica_slices
 from trainer.training.trackers import Trackers
 
@@ -90,10 +90,8 @@ def make_task(
                 model,
                 objective,
                 lambda scale: keras.optimizers.SGD(0.1 * scale, momentum=0.9, nesterov=True),
-                trainable=options.trainable,
+                options,
                 trunk={v.path for v in model.variables if v.path.startswith(("conv", "norm"))},
-                trunk_lr_scale=options.trunk_lr_scale,
-                loss_lr_scale=options.loss_lr_scale,
             )
     finally:
         keras.config.set_dtype_policy("float32")

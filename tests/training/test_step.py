@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 
 from trainer import losses
-from trainer.config import UserError
+from trainer.config import TrainOptions, UserError
 from trainer.training.averaging import WeightAverage
+from trainer.training.groups import parameter_groups
 from trainer.training.loop import fit
-from trainer.training.step import TrainStep, parameter_groups
+from trainer.training.step import TrainStep
 from trainer.training.strategy import get_strategy, replica_slices
 
 from . import tasks
@@ -38,7 +39,8 @@ def step_with_sgd(numbers=(0,), loss=None, **options):
     groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR * scale))
     step = TrainStep(model, loss, groups=groups, accumulate=len(numbers), **options)
     batches = iter(tasks.batches(tf.distribute.get_strategy(), numbers[0], numbers[-1] + 1))
-    found = {name: float(value) for name, value in step.run(batches).items()}
+    numbers = step.run(batches)
+    found = {name: float(numbers[name]) for name in ("loss", "gradient_norm")}
     after = [np.array(v.numpy()) for v in model.trainable_variables]
     return (
         mean,
@@ -74,7 +76,7 @@ def test_clip_norm_shortens_the_whole_gradient():
 
 
 def test_clip_value_bounds_each_entry():
-    _, gradients, moved, _ = step_with_sgd(clip_value=0.001)
+    _, gradients, moved, _ = step_with_sgd(clip_range=(-0.001, 0.001))
     assert max(np.abs(g).max() for g in gradients) > 0.001
     assert_moved(moved, [np.clip(g, -0.001, 0.001) for g in gradients])
 
@@ -162,9 +164,8 @@ def test_groups_scale_the_trunk_and_keep_decay_off_what_is_excluded():
         model,
         None,
         lambda scale: keras.optimizers.SGD(LR * scale, weight_decay=0.5),
-        decay_exclude="bias|gamma|beta",
+        TrainOptions(decay_exclude="bias|gamma|beta", trunk_lr_scale=0.1),
         trunk=trunk,
-        trunk_lr_scale=0.1,
     )
     before = {v.path: np.array(v.numpy()) for v in model.trainable_variables}
     for optimizer, members in groups:
@@ -179,11 +180,13 @@ def test_groups_scale_the_trunk_and_keep_decay_off_what_is_excluded():
 def test_only_weights_that_the_expression_finds_are_trained():
     model = tasks.small_model()
     groups = parameter_groups(
-        model, None, lambda scale: keras.optimizers.SGD(LR), trainable="^embed/"
+        model, None, lambda scale: keras.optimizers.SGD(LR), TrainOptions(trainable="^embed/")
     )
     assert [v.path for v in groups[0][1]] == ["embed/kernel", "embed/bias"]
     with pytest.raises(UserError, match=r"train\.trainable='nothing'"):
-        parameter_groups(model, None, lambda scale: keras.optimizers.SGD(LR), trainable="nothing")
+        parameter_groups(
+            model, None, lambda scale: keras.optimizers.SGD(LR), TrainOptions(trainable="nothing")
+        )
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_refused():
@@ -245,7 +248,10 @@ def test_a_step_moves_the_proxies_along_their_gradient(name, options):
 def test_groups_scale_the_weights_of_the_loss(loss_lr_scale, sizes):
     model, loss = tasks.small_model(), prepared_loss()
     groups = parameter_groups(
-        model, loss, lambda scale: keras.optimizers.SGD(LR * scale), loss_lr_scale=loss_lr_scale
+        model,
+        loss,
+        lambda scale: keras.optimizers.SGD(LR * scale),
+        TrainOptions(loss_lr_scale=loss_lr_scale),
     )
     assert [len(members) for _, members in groups] == sizes
     before = [v.numpy() for v in (loss.proxies, *model.trainable_variables)]
@@ -263,7 +269,7 @@ def test_the_expression_of_weights_to_train_is_for_the_model():
     def make(scale):
         return keras.optimizers.SGD(LR * scale)
 
-    ((_, members),) = parameter_groups(model, loss, make, trainable="^embed/")
+    ((_, members),) = parameter_groups(model, loss, make, TrainOptions(trainable="^embed/"))
     assert [v.path for v in members] == ["embed/kernel", "embed/bias", "ProxyAnchor/proxies"]
     with pytest.raises(UserError, match=r"train\.trainable='proxies'"):
-        parameter_groups(model, loss, make, trainable="proxies")
+        parameter_groups(model, loss, make, TrainOptions(trainable="proxies"))

@@ -6,14 +6,16 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.config import cnf, options, registry
 from trainer.config.cnf import Given
 from trainer.config.errors import UserError
+from trainer.config.model_module import ModelModule
 from trainer.config.options import option
 from trainer.config.registry import Component, Parameter
 from trainer.config.settings import Settings
@@ -36,6 +38,7 @@ ALIASES: dict[str, str] = {"train_epocs": "train_epochs"}
 
 #: Keys that cannot change the trained weights: a run may go on under other values of these.
 OUTSIDE_TRAINING: tuple[str, ...] = (
+    "name",
     "job_dir",
     "config",
     "trackers",
@@ -43,6 +46,8 @@ OUTSIDE_TRAINING: tuple[str, ...] = (
     "train.keep",
     "train.log_every",
     "train.checkpoint_every",
+    "train.summary_every",
+    "train.summary_margin",
 )
 
 DEFAULT_EPOCHS = 10.0
@@ -90,10 +95,29 @@ class JobConfig:
     sampler: str = option("", "what makes up a batch; chosen by the loss if not set")
     augment: str = option("", "augmentation; mildnet for triplet files, else none")
     init_from: str = option(
-        "", "finished run whose weights the job begins with (--from), instead of model.weights"
+        "",
+        "weights the job begins with (--from), instead of model.weights: a finished run, a .keras "
+        "file, or a checkpoint of a run",
+    )
+    init_match: Literal["all", "matching"] = option(
+        "all",
+        "which weights init_from gives: all have to match, or those that match by path and shape",
+    )
+    model_module: str = option(
+        "",
+        "module of your own (package.module, --model-module) with build() and datasets(), instead "
+        "of model_id and dataset, and with loss() where no loss is set",
+    )
+    trainer: str = option(
+        "", "module of your own with fit(task), a changed copy of the library's loop; empty = that"
     )
     index: str = option("flat", "search index over the embeddings")
     trackers: tuple[str, ...] = option(("csv", "tensorboard"), "comma list of experiment trackers")
+    name: str = dataclasses.field(
+        default="",
+        compare=False,
+        metadata={"help": "name of the job and of its run folder; default: the config's file name"},
+    )
     job_dir: str = option("runs", "folder or gs:// path of run folders; default MILDNET_JOB_DIR")
     config: str = option("", "machine file in training_configs, for remote jobs")
     training: TrainOptions = dataclasses.field(default_factory=TrainOptions)
@@ -101,8 +125,6 @@ class JobConfig:
     parameters: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     #: Where each key comes from: `file:line`, `--set`, `default`, ...
     origins: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
-    #: Short name of the job, from the file's name.
-    name: str = dataclasses.field(default="job", compare=False)
 
     @classmethod
     def load(
@@ -139,6 +161,24 @@ class JobConfig:
         """Check a mapping of keys to values, as text or typed; `source` names it in errors."""
         given = {key: Given(value, source) for key, value in values.items()}
         return cls._resolve(given, overrides, settings, source, name)
+
+    @classmethod
+    def from_module(
+        cls, module: str, overrides: Iterable[str] = (), settings: Settings | None = None
+    ) -> JobConfig:
+        """Import a model module, and check its `config`.
+
+        Args:
+            module: dotted name, `package.module`.
+            overrides: `key=value` texts that win over the module's `config`.
+            settings: default :meth:`Settings.load`.
+
+        Raises:
+            UserError: there is no such module, it lacks a part, or its config is wrong.
+        """
+        values = ModelModule.load(module).values()
+        name = module.rpartition(".")[2]
+        return cls.from_mapping(values, overrides, settings, source=f"{module}.config", name=name)
 
     @classmethod
     def _resolve(
@@ -222,7 +262,7 @@ class JobConfig:
 
     def _implied(self, prefix: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values that follow from the component's `fidelity`."""
-        if prefix not in COMPONENT_KEYS:
+        if prefix not in COMPONENT_KEYS or prefix not in self.parameters:
             return {}
         component, _ = self.component(prefix)
         defaults = component.defaults(parameters)
@@ -327,6 +367,12 @@ class _Resolver:
 
     def config(self, name: str) -> JobConfig:
         self._flat_keys()
+        self.values["name"] = self.values["name"] or name
+        if not re.fullmatch(r"\w[\w.+=-]*", self.values["name"]) and "name" in self.origins:
+            raise UserError(
+                f"{self._at('name')}name={self.values['name']!r} does not name a folder: letters, "
+                "digits, _, ., +, = and - do, after a letter or digit"
+            )
         self._choose_components()
         self._check_parameter_names()
         training = self._training()
@@ -336,7 +382,6 @@ class _Resolver:
             training=training,
             parameters=parameters,
             origins=self.origins,
-            name=name,
         )
 
     def _flat_keys(self) -> None:
@@ -359,9 +404,28 @@ class _Resolver:
                 self.origins[key] = self.settings.origins[setting]
         if self.values["train_epochs"] is None and self.values["steps"] is None:
             self.values["train_epochs"] = DEFAULT_EPOCHS
+        if self.values["model_module"]:
+            self._check_module_keys()
+            return
         for key in ("model_id", "loss"):
             if not self.values[key]:
                 raise UserError(f"{self._at(key)}{key} is missing; set it, such as {_EXAMPLE[key]}")
+
+    def _check_module_keys(self) -> None:
+        module = self.values["model_module"]
+        for key in ("model_id", "dataset", "train_csv", "val_csv"):
+            if self.values[key]:
+                raise UserError(
+                    f"{self._at(key)}{key}={self.values[key]} does not go with "
+                    f"model_module={module}, which brings its own; leave one of the two out"
+                )
+        for key, given in self.given.items():
+            kind = key.partition(".")[0]
+            if "." in key and kind in ("model", "dataset"):
+                raise UserError(
+                    f"{given.origin}: unknown key {key!r}; the {kind} is made by "
+                    f"model_module={module}"
+                )
 
     def _take(self, key: str) -> Given | None:
         given = self.given.get(key)
@@ -372,14 +436,21 @@ class _Resolver:
 
     def _choose_components(self) -> None:
         values = self.values
+        own = bool(values["model_module"])
         for kind in ("model", "loss", "optimizer", "schedule", "index"):
-            self._choose(kind)
-        values["dataset"] = values["dataset"] or ("triplets" if values["train_csv"] else "items")
-        self._choose("dataset")
+            # What a module makes itself is no component, and is checked when it is made.
+            if not (own and kind in ("model", "loss") and not values[COMPONENT_KEYS[kind]]):
+                self._choose(kind)
+        if not own:
+            fallback = "triplets" if values["train_csv"] else "items"
+            values["dataset"] = values["dataset"] or fallback
+            self._choose("dataset")
         from_files = values["dataset"] == "triplets"
         values["augment"] = values["augment"] or ("mildnet" if from_files else "none")
         self._choose("augment")
-        takes = self.chosen["loss"].tags.get("takes", "labels")
+        takes = "labels"
+        if "loss" in self.chosen:
+            takes = self.chosen["loss"].tags.get("takes", takes)
         if not values["sampler"]:
             values["sampler"] = {
                 "labels": "classes_per_batch",
@@ -388,7 +459,7 @@ class _Resolver:
             }[takes]
         self._choose("sampler")
         gives = self.chosen["sampler"].tags.get("gives", "labels")
-        if takes != gives:
+        if takes != gives and "loss" in self.chosen:
             key = "sampler" if "sampler" in self.origins else "loss"
             fitting = [
                 name
@@ -480,6 +551,13 @@ class _Resolver:
                 f"{self._at('train.devices')}train.devices={training.devices} does not go with "
                 "train.strategy=one; use train.strategy=mirrored"
             )
+        if training.clip_range is not None:
+            low, high = training.clip_range
+            at = f"{self._at('train.clip_range')}train.clip_range={low:g}, {high:g}"
+            if not low < high:
+                raise UserError(f"{at}: the first has to be less than the second")
+            if training.clip_value is not None:
+                raise UserError(f"{at} and train.clip_value are both set; set one")
         return training
 
     def _parameters(self, prefix: str) -> dict[str, Any]:

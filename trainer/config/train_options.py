@@ -24,12 +24,30 @@ class TrainOptions:
     xla: bool = option(False, "compile the training step with XLA")
     accumulate: int = option(1, "batches whose gradients are added up for one update", least=1)
     clip_value: float | None = option(None, "largest absolute value of a gradient entry", above=0)
+    clip_range: tuple[float, float] | None = option(
+        None, "least and largest value of a gradient entry, instead of clip_value"
+    )
     clip_norm: float | None = option(None, "largest norm of all gradients together", above=0)
     decay_exclude: str = option(
         "bias|gamma|beta|norm", "regular expression of weights that do not decay", regex=True
     )
+    decay_only: str | None = option(
+        None, "regular expression of weights that alone decay; none = all", regex=True
+    )
+    decay_function: str = option(
+        "", "function package.module.name of a weight: whether it decays; joins the two before"
+    )
+    l2_penalty: float = option(
+        0.0,
+        "factor of half the squared norm of the weights that decay, as a part of the loss; the "
+        "other form of weight decay, optimizer.weight_decay, is not one",
+        least=0,
+    )
     trainable: str | None = option(
         None, "regular expression of the model's weights to train; none = all it offers", regex=True
+    )
+    trainable_function: str = option(
+        "", "function package.module.name of a weight of the model: whether it is trained"
     )
     trunk_lr_scale: float = option(1.0, "learning rate of the trunk over that of the head", least=0)
     loss_lr_scale: float = option(
@@ -47,9 +65,25 @@ class TrainOptions:
     )
     keep: int = option(3, "how many checkpoints to keep, beside the best", least=1)
     log_every: int = option(50, "steps between two lines of the log", least=1)
+    summary_every: int | None = option(
+        None,
+        "steps between summaries of a training batch: similarities, shares of violations, its "
+        "hardest triplets as a picture; none = every epoch",
+        least=1,
+    )
+    summary_margin: float = option(
+        0.1, "margin of cosine similarity that summaries count violations of", least=0
+    )
     monitor: Literal["recall_at_1", "map_at_r", "val_loss", "triplet_accuracy"] | None = option(
         None, "what makes a checkpoint the best; none = chosen by what the data allows"
     )
     verify: Literal["full", "header", "none"] = option(
         "full", "check of the image files before training: decode each, read its header, none"
     )
+
+    @property
+    def gradient_range(self) -> tuple[float, float] | None:
+        """Least and largest value of a gradient entry, from `clip_range` or `clip_value`."""
+        if self.clip_value is not None:
+            return -self.clip_value, self.clip_value
+        return self.clip_range

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
+from trainer.launch.clearing import delete, find_old_run
+from trainer.launch.modules import build_loss, check_modules, note_sources, training_loop
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.splits import Splits, read_table, split_names
 from trainer.launch.starting import check_start, starting_model
@@ -66,7 +68,7 @@ def run(
 
     Args:
         config: what to do.
-        fresh: start again; a run that is there is kept under another name.
+        fresh: begin anew; a run that is there is deleted once config and data are found good.
         run_dir: run folder, by default the job's name below `job_dir`.
         training_only: leave out what the test split is needed for, and export, index and report. A
             later call without it does those, and nothing twice.
@@ -80,9 +82,11 @@ def run(
     start = time.perf_counter()
     path = run_path(config, run_dir)
     # Data and parameters are checked before the folder is claimed or a model is built.
+    old = find_old_run(config, path) if fresh else None
     if not fresh:
         RunFolder(path).check(config)
     check_start(config, path, fresh=fresh)
+    check_modules(config)
     strategy = _prepare_runtime(config)
     chief = _is_chief(strategy)
     table = read_table(config)
@@ -90,7 +94,9 @@ def run(
     plan = _plan(config, splits, strategy)
     trackers = _trackers(config, path, config.trackers if chief else ())
 
-    folder = RunFolder.claim(path, config, fresh=fresh) if chief else RunFolder(path)
+    if old is not None and chief:
+        delete(old)
+    folder = RunFolder.claim(path, config) if chief else RunFolder(path)
     with folder.locked() if chief else contextlib.nullcontext():
         # Again, over the images that can be decoded; before, to fail before anything is claimed.
         splits = Splits.of(_verified(table, config, folder), config)
@@ -98,7 +104,8 @@ def run(
         if plan.note:
             LOG.info(plan.note)
         if chief:
-            folder.write_json("environment.json", _environment(config, splits))
+            sources = note_sources(folder, config)
+            folder.write_json("environment.json", {**_environment(config, splits), **sources})
         with trackers:
             with strategy.scope():
                 outcome, evaluation, model = _train(
@@ -166,7 +173,7 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     from trainer.training.strategy import replica_slices
 
     with strategy.scope():
-        loss = config.build("loss")
+        loss = build_loss(config)
     sampler = config.build("sampler", splits.train, config.batch_size, config.seed)
     example_rows = config.example_rows()
     accumulate = config.training.accumulate
@@ -262,8 +269,9 @@ def _train(
     from trainer.data.pipeline import train_batches
     from trainer.losses.proxies import ProxyLoss
     from trainer.models import trunk_variables
-    from trainer.training.loop import Task, fit
-    from trainer.training.step import parameter_groups
+    from trainer.training.groups import parameter_groups
+    from trainer.training.loop import Task
+    from trainer.training.summaries import Summaries
     from trainer.training.validation import Validator
 
     options = config.training
@@ -275,11 +283,8 @@ def _train(
         model,
         plan.loss,
         lambda scale: _optimizer(config, plan, scale),
-        trainable=options.trainable,
-        decay_exclude=options.decay_exclude,
+        options,
         trunk=trunk_variables(model),
-        trunk_lr_scale=options.trunk_lr_scale,
-        loss_lr_scale=options.loss_lr_scale,
     )
     validate = None
     if splits.val is not None:
@@ -306,7 +311,7 @@ def _train(
             slices=plan.slices,
         )
 
-    outcome = fit(
+    outcome = training_loop(config)(
         Task(
             model=model,
             loss=plan.loss,
@@ -322,6 +327,12 @@ def _train(
             config=config.to_dict(),
             validate=validate,
             monitor=plan.monitor,
+            summarize=Summaries(
+                splits.train,
+                folder.path,
+                example_rows=plan.example_rows,
+                margin=options.summary_margin,
+            ),
             trackers=trackers,
             stop_early=stop_early,
         )

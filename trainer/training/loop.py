@@ -61,6 +61,8 @@ class Task:
     identity: Mapping[str, str]
     config: Mapping[str, Any] = field(default_factory=dict)
     validate: Callable[[], dict[str, float]] | None = None
+    #: From a step and its batch (label, row, embedding) to numbers; may show the trackers pictures.
+    summarize: Callable[[int, Mapping[str, Any], Trackers], dict[str, float]] | None = None
     monitor: str | None = None
     #: Started and told of numbers here; closed by who made them.
     trackers: Trackers = field(default_factory=Trackers)
@@ -106,8 +108,9 @@ def fit(task: Task) -> Outcome:
         groups=task.groups,
         rows=task.images_per_batch,
         accumulate=options.accumulate,
-        clip_value=options.clip_value,
+        clip_range=options.gradient_range,
         clip_norm=options.clip_norm,
+        l2_penalty=options.l2_penalty,
         average=average,
         xla=options.xla,
         scale_loss=options.precision == "mixed_float16",
@@ -135,6 +138,7 @@ def fit(task: Task) -> Outcome:
 
     validate_every = options.validate_every or task.steps_per_epoch
     checkpoint_every = options.checkpoint_every or task.steps_per_epoch
+    summary_every = options.summary_every or task.steps_per_epoch
     images_per_step = task.images_per_batch * options.accumulate
     trackers = task.trackers if chief else Trackers()
     trackers.start(step, task.config)
@@ -146,7 +150,7 @@ def fit(task: Task) -> Outcome:
 
     def take_losses() -> None:
         """Bring the losses since the last call to Python, and stop at one that is not finite."""
-        values = [float(numbers["loss"]) for numbers in unchecked]
+        values = [float(loss) for loss in unchecked]
         unchecked.clear()
         if not np.isfinite(values).all():
             raise _not_finite(step, saved_step)
@@ -175,7 +179,8 @@ def fit(task: Task) -> Outcome:
             with progress.paused():
                 iterator = coming_batches()
             while step < task.total_steps:
-                unchecked.append(step_function.run(iterator))
+                numbers = step_function.run(iterator)
+                unchecked.append(numbers["loss"])
                 step += 1
                 progress.advance()
 
@@ -183,7 +188,6 @@ def fit(task: Task) -> Outcome:
                 last = step == task.total_steps
                 validating = task.validate is not None and (step % validate_every == 0 or last)
                 if step % options.log_every == 0 or validating or last:
-                    numbers = unchecked[-1]
                     take_losses()
                     speed = progress.images_per_second(step)
                     report = {
@@ -201,8 +205,13 @@ def fit(task: Task) -> Outcome:
                         if score is not None and _better(task.monitor, score, best_score):
                             best_step, best_score = step, score
                             save(best=True)
+                summary: dict[str, float] = {}
+                if task.summarize is not None and chief and step % summary_every == 0:
+                    with progress.paused():
+                        summary = task.summarize(step, numbers, trackers)
+                if report or summary:
+                    trackers.log(step, report | summary)
                 if report:
-                    trackers.log(step, report)
                     progress.report(step, report, line=validating)
                 if validating and task.stop_early is not None:
                     with progress.paused():
@@ -219,6 +228,11 @@ def fit(task: Task) -> Outcome:
         # The weights are those of the last whole step: worth keeping whatever went wrong.
         save()
         raise UserError(_readable(error)) from error
+    except (Interrupted, _NotFinite):
+        raise
+    except Exception:
+        save()
+        raise
 
     if best_step and tf.io.gfile.exists(checkpoints.best):
         state.restore(load(checkpoints.best)[0])
@@ -303,9 +317,13 @@ def _check_identity(path: str, meta: Mapping[str, Any], identity: Mapping[str, s
             )
 
 
-def _not_finite(step: int, saved_step: int) -> UserError:
+class _NotFinite(UserError):
+    """The loss or a weight is no finite number: nothing to save."""
+
+
+def _not_finite(step: int, saved_step: int) -> _NotFinite:
     kept = f"; the checkpoint of step {saved_step} is kept" if saved_step >= 0 else ""
-    return UserError(
+    return _NotFinite(
         f"the loss is not a finite number at or shortly before step {step}{kept}; "
         "lower lr, or set train.clip_norm=1"
     )

@@ -6,12 +6,15 @@ its last value with the last step of the job. Steps are optimizer updates.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from trainer.config import register
+from trainer.config.user_code import user_function
 
 
 @keras.saving.register_keras_serializable(package="mildnet")
@@ -97,9 +100,10 @@ def step(
     *,
     boundaries: tuple[float, ...] = (0.5, 0.75),
     factor: float = 0.1,
+    values: tuple[float, ...] = (),
     warmup_steps: int = 0,
 ) -> Schedule:
-    """The rate is multiplied by `factor` at each boundary.
+    """The rate is multiplied by `factor`, or takes the next of `values`, at each boundary.
 
     Args:
         lr: supplied from `lr`.
@@ -108,6 +112,7 @@ def step(
         boundaries: rising; values of 1 or less are shares of the steps after the warm-up, larger
             ones are numbers of steps after it.
         factor: applied at each boundary, above 0.
+        values: the rates themselves, one more than boundaries, instead of `lr` and `factor`.
         warmup_steps: linear rise from 0, in steps.
     """
     if factor <= 0:
@@ -116,7 +121,12 @@ def step(
     edges = [round(b * after) if b <= 1 else round(b) for b in boundaries]
     if any(b <= 0 for b in boundaries) or sorted(edges) != edges:
         raise ValueError(f"boundaries are {boundaries}; they must be above 0 and rising")
-    rates = [lr * factor**n for n in range(len(edges) + 1)]
+    if values and (len(values) != len(edges) + 1 or min(values) < 0):
+        raise ValueError(
+            f"values are {values}; they must be 0 or more, and one more than the {len(edges)} "
+            "boundaries"
+        )
+    rates = list(values) or [lr * factor**n for n in range(len(edges) + 1)]
     # Keras keeps the old rate at the boundary itself; ours changes there.
     curve = keras.optimizers.schedules.PiecewiseConstantDecay([e - 1 for e in edges], rates)
     return Schedule(curve, warmup_steps)
@@ -180,3 +190,55 @@ def cosine(
         lr, max(total_steps - warmup_steps, 1), alpha=final_lr / lr
     )
     return Schedule(curve, warmup_steps, hold=max(steps_per_epoch, 1) if by_epoch else 1)
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class UserCurve(keras.optimizers.schedules.LearningRateSchedule):
+    """The rate that a function of the user's gives.
+
+    Args:
+        function: its dotted name, `package.module.function`.
+
+    Raises:
+        ValueError: it fails, or gives no number of 0 or more, for the first step.
+        UserError: there is no such function.
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.function = function
+        # Compiled, so that `if step < 1000` may stand in it though the step is a tensor.
+        self._call = tf.function(user_function(function, "schedule.function"))
+        try:
+            first = float(self(tf.constant(0, tf.int64)))
+        except Exception as error:
+            words = " ".join(str(error).split())
+            raise ValueError(f"function={function}: {type(error).__name__}: {words}") from error
+        if not 0 <= first < math.inf:
+            raise ValueError(f"function={function} gives {first:g} for step 0, no learning rate")
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of the update number `step`, counted from 0."""
+        return ops.cast(self._call(step), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"function": self.function}
+
+
+@register("schedule", "custom")
+def custom(
+    lr: float, total_steps: int, steps_per_epoch: int, *, function: str, warmup_steps: int = 0
+) -> Schedule:
+    """The rate that a function of one's own gives; `lr` is not used.
+
+    Args:
+        lr: supplied from `lr`.
+        total_steps: supplied, in optimizer steps.
+        steps_per_epoch: supplied, in optimizer steps.
+        function: `package.module.name`, from a step (an int64 tensor, counted from 0 after the
+            warm-up) to the learning rate; written with `keras.ops` or TensorFlow, `if` and `while`
+            on the step are allowed.
+        warmup_steps: linear rise from 0, in steps.
+    """
+    return Schedule(UserCurve(function), warmup_steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from keras import ops
 
 from trainer.config import UserError
 from trainer.training.averaging import WeightAverage
+from trainer.training.groups import decays
 
 #: Loss scaling for float16: start, and steps without overflow before the scale doubles.
 FIRST_SCALE, GROW_AFTER = 2.0**15, 2000
@@ -37,8 +37,10 @@ class TrainStep:
         groups: optimizers with the weights that each of them moves.
         rows: images in a batch of all replicas together; None: whatever comes.
         accumulate: batches per step; the gradient is that of their mean loss.
-        clip_value: bound on each gradient entry, applied first.
+        clip_range: least and largest value of a gradient entry, applied first.
         clip_norm: bound on the norm of all gradients together.
+        l2_penalty: factor of half the squared norm of the weights that decay, whose gradient is
+            added before anything is clipped; the loss that is reported is without it.
         average: moving average to update, if any.
         xla: compile forward and backward pass with XLA.
         scale_loss: guard float16 gradients with a dynamic loss scale.
@@ -56,8 +58,9 @@ class TrainStep:
         groups: Sequence[tuple[keras.optimizers.Optimizer, list[Any]]],
         rows: int | None = None,
         accumulate: int = 1,
-        clip_value: float | None = None,
+        clip_range: tuple[float, float] | None = None,
         clip_norm: float | None = None,
+        l2_penalty: float = 0.0,
         average: WeightAverage | None = None,
         xla: bool = False,
         scale_loss: bool = False,
@@ -73,8 +76,13 @@ class TrainStep:
         self._variables = [variable for _, variables in groups for variable in variables]
         self._rows = rows
         self._accumulate = accumulate
-        self._clip_value = clip_value
+        self._clip_range = clip_range
         self._clip_norm = clip_norm
+        self._l2_factors = [
+            l2_penalty * decays(optimizer, variable)
+            for optimizer, variables in groups
+            for variable in variables
+        ]
         self._average = average
         for optimizer, variables in groups:
             optimizer.build(variables)
@@ -123,14 +131,14 @@ class TrainStep:
         return first
 
     def _replica(self, inputs: tuple[dict[str, Any], ...]) -> tuple[list[Any], dict[str, Any]]:
-        total, loss = self._gradients_of(inputs[0])
+        total, loss, seen = self._gradients_of(inputs[0])
         losses = [loss]
         for batch in inputs[1:]:
             # One batch after the other: replicas must meet in the same order, and one batch's
             # activations are enough to hold.
             with tf.control_dependencies(total):
                 batch = {name: tf.identity(value) for name, value in batch.items()}
-                gradients, loss = self._gradients_of(batch)
+                gradients, loss, seen = self._gradients_of(batch)
             losses.append(loss)
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         divisor = tf.constant(float(self._replicas * self._accumulate))
@@ -140,29 +148,38 @@ class TrainStep:
         if self._replicas > 1:
             context = tf.distribute.get_replica_context()
             total = list(context.all_reduce(tf.distribute.ReduceOp.SUM, total))
-        if self._clip_value is not None:
-            bound = self._clip_value
-            total = [tf.clip_by_value(gradient, -bound, bound) for gradient in total]
+        if any(self._l2_factors):
+            total = [
+                gradient + factor * tf.cast(variable.value, gradient.dtype)
+                for gradient, variable, factor in zip(
+                    total, self._variables, self._l2_factors, strict=True
+                )
+            ]
+        if self._clip_range is not None:
+            total = [tf.clip_by_value(gradient, *self._clip_range) for gradient in total]
         norm = tf.linalg.global_norm(total)
         if self._clip_norm is not None:
             total, _ = tf.clip_by_global_norm(total, self._clip_norm, use_norm=norm)
-        return total, {"loss": tf.add_n(losses) / len(losses), "gradient_norm": norm}
+        return total, {"loss": tf.add_n(losses) / len(losses), "gradient_norm": norm, **seen}
 
-    def _gradients(self, batch: dict[str, Any]) -> tuple[list[Any], Any]:
+    def _gradients(self, batch: dict[str, Any]) -> tuple[list[Any], Any, dict[str, Any]]:
+        """Return gradients, the loss, and the global batch as the loss saw it."""
         if self._rows is not None:
             # Strategies forget how many rows a share has; the losses may count on knowing.
             share = self._rows // self._replicas
             batch = {n: tf.ensure_shape(v, (share, *v.shape[1:])) for n, v in batch.items()}
-        labels = batch["label"]
+        about: dict[str, Any] = {name: batch[name] for name in ("label", "row") if name in batch}
         with tf.GradientTape() as tape:
             embeddings = self._model(batch["image"], training=True)
             if self._replicas > 1:
                 context = tf.distribute.get_replica_context()
                 embeddings = context.all_gather(embeddings, axis=0)
-                labels = context.all_gather(labels, axis=0)
                 embeddings = tf.ensure_shape(embeddings, (self._rows, embeddings.shape[-1]))
-                labels = tf.ensure_shape(labels, (self._rows,))
-            loss = self._loss_of(labels, embeddings)
+                about = {
+                    name: tf.ensure_shape(context.all_gather(value, axis=0), (self._rows,))
+                    for name, value in about.items()
+                }
+            loss = self._loss(*examples(about["label"], embeddings, self._example_rows))
             objective = loss
             # Weight penalties belong to each replica's own copy of the model.
             for penalty in self._model.losses:
@@ -173,10 +190,8 @@ class TrainStep:
         gradients = tape.gradient(
             objective, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return [tf.convert_to_tensor(gradient) for gradient in gradients], loss
-
-    def _loss_of(self, labels: Any, embeddings: Any) -> Any:
-        return self._loss(*examples(labels, embeddings, self._example_rows))
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return gradients, loss, {"embedding": embeddings, **about}
 
     def _apply(self, gradients: list[Any]) -> None:
         start = 0
@@ -203,57 +218,6 @@ class TrainStep:
             self._calm.assign(0)
 
         tf.cond(finite, accept, reject)
-
-
-def parameter_groups(
-    model: keras.Model,
-    loss: Any,
-    build_optimizer: Callable[[float], keras.optimizers.Optimizer],
-    *,
-    trainable: str | None = None,
-    decay_exclude: str = "",
-    trunk: set[str] | None = None,
-    trunk_lr_scale: float = 1.0,
-    loss_lr_scale: float = 1.0,
-) -> list[tuple[keras.optimizers.Optimizer, list[Any]]]:
-    """Divide the weights to train among optimizers.
-
-    Args:
-        model: its trainable weights are divided.
-        loss: its trainable weights are too, if it has any.
-        build_optimizer: from a factor on the learning rate to an optimizer.
-        trainable: regular expression; of the model, only weights whose path it finds are trained.
-        decay_exclude: regular expression of paths whose weights do not decay.
-        trunk: paths of the trunk's weights.
-        trunk_lr_scale: factor on the learning rate of the trunk.
-        loss_lr_scale: factor on the learning rate of the loss's own weights; 0 keeps them still.
-
-    Raises:
-        UserError: no weight of the model is left to train.
-    """
-    weights = list(model.trainable_variables)
-    if trainable is not None:
-        weights = [weight for weight in weights if re.search(trainable, weight.path)]
-    if not weights:
-        raise UserError(
-            "no weight is left to train"
-            + (f": train.trainable={trainable!r} matches none" if trainable is not None else "")
-        )
-    scales: dict[float, list[Any]] = {1.0: []}
-    for weight in weights:
-        scale = trunk_lr_scale if trunk and weight.path in trunk else 1.0
-        scales.setdefault(scale, []).append(weight)
-    scales.setdefault(loss_lr_scale, []).extend(getattr(loss, "trainable_variables", []))
-    groups = []
-    for scale, members in scales.items():
-        if not members or scale == 0:
-            continue
-        optimizer = build_optimizer(scale)
-        excluded = [w for w in members if decay_exclude and re.search(decay_exclude, w.path)]
-        if optimizer.weight_decay and excluded:
-            optimizer.exclude_from_weight_decay(var_list=excluded)
-        groups.append((optimizer, members))
-    return groups
 
 
 def examples(labels: Any, embeddings: Any, rows: int) -> tuple[Any, Any]:

@@ -24,6 +24,10 @@ COLUMNS = (
     "triplet_accuracy",
     "recall_at_1",
     "map_at_r",
+    "positive_similarity",
+    "negative_similarity",
+    "violations",
+    "hard",
 )
 
 
