@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trainer.config import UserError
-from trainer.retrieval.ranking import RankBlock, Ranking, Similarity
+from trainer.retrieval.ranking import RankBlock, Ranking, Similarity, SimilarityBlock
 from trainer.retrieval.vectors import check_embeddings, check_ids
 
 #: The first match counts for `shifted_reciprocal_rank` up to this rank.
@@ -76,6 +76,7 @@ def evaluate(
     seed: int = 0,
     block_bytes: int = 128 * 2**20,
     threads: int | None = None,
+    look: Callable[[SimilarityBlock], None] | None = None,
 ) -> Evaluation:
     """Rank the gallery for every query and return the metrics of the whole ranking.
 
@@ -109,6 +110,7 @@ def evaluate(
         seed: of the resampling.
         block_bytes: memory for a block of similarities, in bytes.
         threads: threads for counting; default: the processors this process may use.
+        look: is shown the similarities of every query, block by block, on the way.
 
     Returns:
         The metrics, each in 0..1, with their intervals and breakdowns.
@@ -148,7 +150,7 @@ def evaluate(
             f"none of the {len(queries)} queries has another image of its label in the gallery of "
             f"{len(gallery)}: retrieval needs labels with two or more images"
         )
-    parts = [_per_query(block, ks) for block in ranking.blocks()]
+    parts = [_per_query(block, ks) for block in ranking.blocks(look)]
     per_query = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = queries[ranking.used]
     return Evaluation(

@@ -9,7 +9,7 @@ Where every image searches all others, half of the product does: see :mod:`train
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +37,30 @@ class RankBlock:
     starts: np.ndarray
     counts: np.ndarray
     ranks: np.ndarray
+
+
+@dataclass(frozen=True)
+class SimilarityBlock:
+    """The similarities of some queries to the whole gallery, and which of them are of a match.
+
+    Attributes:
+        queries: positions in the array of queries, (Q,).
+        similarities: (Q, G) float32, -inf where the item is the query itself. The next block is
+            written to the same memory.
+        own: position of each query in the gallery, -1 where it is not there, (Q,).
+        starts: where each query's relevant items begin in `relevant`, (Q,).
+        counts: how many relevant items each query has, (Q,).
+        relevant: positions of the relevant items in the gallery, (sum of counts,).
+        pool: threads to work with.
+    """
+
+    queries: np.ndarray
+    similarities: np.ndarray
+    own: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    relevant: np.ndarray
+    pool: ThreadPoolExecutor
 
 
 class Ranking:
@@ -94,30 +118,37 @@ class Ranking:
         #: Positions, in `queries`, of those with something to find; and of those without.
         self.used = np.flatnonzero(relevant > 0)
         self.skipped = np.flatnonzero(relevant <= 0)
-        self._rows = queries[self.used]
-        self._own = own[self.used]
-        self._codes = query_codes[self.used]
+        self._rows = queries
+        self._own = own
+        self._codes = query_codes
         self._members = np.argsort(gallery_codes, kind="stable")
         self._per_class = per_class
         self._first = np.concatenate([[0], np.cumsum(per_class)[:-1]])
         self._offset = _centre(embeddings, gallery) if similarity == "euclidean" else None
         self._item_codes = gallery_codes
-        self._counts = relevant[self.used]
+        self._counts = relevant
         if tiled is None:
             tiled = (
                 np.array_equal(queries, gallery)
                 and similarity != "euclidean"
                 and int(per_class.max()) <= TILE
-                and _tiles_pay(embeddings.shape[1], self._counts)
+                and _tiles_pay(embeddings.shape[1], relevant[self.used])
             )
         self._tiled = tiled
 
-    def blocks(self) -> Iterator[RankBlock]:
-        """Yield the ranks of all used queries, block by block, in query order."""
-        if self._tiled:
+    def blocks(self, look: Callable[[SimilarityBlock], None] | None = None) -> Iterator[RankBlock]:
+        """Yield the ranks of all used queries, block by block, in query order.
+
+        Args:
+            look: is shown the similarities of each block of queries, those without a relevant item
+                among them, before its ranks are yielded. It may change them.
+        """
+        if look is not None:
+            yield from self._by_rows(np.arange(len(self._rows)), look)
+        elif self._tiled:
             yield from self._by_tiles()
         else:
-            yield from self._by_rows(np.arange(len(self.used)))
+            yield from self._by_rows(self.used)
 
     def _by_tiles(self) -> Iterator[RankBlock]:
         sizes = self._per_class[self._item_codes]
@@ -136,20 +167,23 @@ class Ranking:
 
         query = np.repeat(order, sizes[order] - 1)
         ranks = ranks[np.lexsort((ranks, query))]
-        again = np.flatnonzero(unsettled[self.used])
+        again = self.used[unsettled[self.used]]
         if len(again):
-            flat = np.repeat(unsettled[self.used], self._counts)
+            flat = np.repeat(unsettled, self._counts)
             ranks[flat] = np.concatenate([block.ranks for block in self._by_rows(again)])
-        ends = np.cumsum(self._counts)
+        all_counts = self._counts[self.used]
+        ends = np.cumsum(all_counts)
         for low in range(0, len(self.used), CHUNK):
             part = slice(low, low + CHUNK)
-            counts = self._counts[part]
+            counts = all_counts[part]
             first = ends[low] - counts[0]
             starts = ends[part] - counts
             yield RankBlock(self.used[part], starts - first, counts, ranks[first : ends[part][-1]])
 
-    def _by_rows(self, which: np.ndarray) -> Iterator[RankBlock]:
-        """Yield the ranks of some of the used queries."""
+    def _by_rows(
+        self, which: np.ndarray, look: Callable[[SimilarityBlock], None] | None = None
+    ) -> Iterator[RankBlock]:
+        """Yield the ranks of some of the queries, blocks without any left out."""
         gallery = self._prepare_gallery(self._items)
         # BLAS rounds by where in its tiles a column lies, so copies of one vector can come out
         # with different similarities: their columns are made equal after each product.
@@ -164,7 +198,9 @@ class Ranking:
                 np.matmul(queries, gallery.T, out=similarities)
                 if len(copies):
                     similarities[:, copies] = similarities[:, originals]
-                yield self._rank(similarities, part, pool)
+                block = self._rank(similarities, part, pool, look)
+                if len(block.queries):
+                    yield block
 
     def _prepare_gallery(self, gallery: np.ndarray) -> np.ndarray:
         width = self._embeddings.shape[1] + (self._similarity == "euclidean")
@@ -191,7 +227,11 @@ class Ranking:
                 out[:, dim] = np.einsum("ij,ij->i", target, target, dtype=np.float64)
 
     def _rank(
-        self, similarities: np.ndarray, part: np.ndarray, pool: ThreadPoolExecutor
+        self,
+        similarities: np.ndarray,
+        part: np.ndarray,
+        pool: ThreadPoolExecutor,
+        look: Callable[[SimilarityBlock], None] | None,
     ) -> RankBlock:
         codes, own, counts = self._codes[part], self._own[part], self._counts[part]
         members = self._per_class[codes]
@@ -217,8 +257,11 @@ class Ranking:
                     _sort(similarities[row], columns[mine], thresholds[mine], ranks[mine])
 
         list(pool.map(work, np.array_split(np.arange(len(part)), self._threads)))
+        if look is not None:
+            look(SimilarityBlock(part, similarities, own, starts, counts, columns, pool))
         order = np.lexsort((ranks, query))
-        return RankBlock(self.used[part], starts, counts, ranks[order])
+        found = counts > 0
+        return RankBlock(part[found], starts[found], counts[found], ranks[order])
 
 
 def _count(
