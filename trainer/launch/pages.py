@@ -7,10 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import cnf
 from trainer.launch.costs import Costs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Metrics of the tables, in order, with their names for people.
 METRICS = {
@@ -244,17 +248,27 @@ def _plot(names: list[str], series: list[list[tuple[float, float]]], title: str)
             markevery=max(1, len(points) // MOST_MARKERS),
         )
         lines.append(line)
-    axes.set_xlabel("step", fontsize=9)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, title, "step")
     if several:
         # A dollar sign would start a formula.
         labels = [_short(name).replace("$", r"\$") for name in names]
         figure.legend(
             lines, labels, loc="outside lower left", fontsize=8, frameon=False, handlelength=4
         )
+    return as_png(figure)
+
+
+def dress(axes: Axes, title: str, xlabel: str) -> None:
+    """Give a plot the look of all plots."""
+    axes.set_xlabel(xlabel, fontsize=9)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
