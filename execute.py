@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trainer.config.console import Debug, From, from_run, one_line_errors
+from trainer.config.console import Debug, Fresh, From, from_run, one_line_errors
 from trainer.launch import picker, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -26,9 +26,7 @@ def execute(
         str | None,
         typer.Option(metavar="NAME|PATH", help="The config: a name of --list, or a .cnf file."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Run without asking where or whether.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Run without asking anything.")] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
@@ -37,9 +35,7 @@ def execute(
         bool,
         typer.Option("--dry-run", help="Print the effective config and what would run; leave."),
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
-    ] = False,
+    fresh: Fresh = False,
     run_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="The run folder; default: made in job_dir.")
     ] = None,
@@ -64,7 +60,7 @@ def execute(
     if dry_run:
         picker.show_plan(picked.config, job.run_path(picked.config, run_dir), console)
     else:
-        summary.run_and_show(picked.config, fresh=fresh, run_dir=run_dir)
+        summary.run_and_show(picked.config, fresh=fresh, yes=yes, run_dir=run_dir)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,17 @@ from typer.core import TyperGroup
 
 import trainer
 from trainer.config import UserError
-from trainer.config.console import Debug, From, from_run, one_line_errors, plain
-from trainer.config.job import JobConfig
+from trainer.config.console import (
+    Debug,
+    DebugSession,
+    Fresh,
+    From,
+    ModelModule,
+    Yes,
+    from_run,
+    one_line_errors,
+    plain,
+)
 from trainer.launch import summary
 
 app = typer.Typer(
@@ -116,18 +125,20 @@ def describe(
 @app.command()
 @one_line_errors
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A job config (.cnf).")],
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A job config (.cnf).")
+    ] = None,
+    model_module: ModelModule = None,
     overrides: Overrides = None,
     run_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Run folder.")] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
-    ] = False,
+    fresh: Fresh = False,
+    yes: Yes = False,
     source: From = None,
-    debug: Debug = False,
+    debug: DebugSession = False,
 ) -> None:
     """Run a whole job: train, evaluate before and after, export, index, report."""
-    job = JobConfig.load(config, from_run(source) + (overrides or []))
-    summary.run_and_show(job, fresh=fresh, run_dir=run_dir)
+    job = summary.read_config(config, model_module, from_run(source) + (overrides or []))
+    summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=run_dir, debug=debug)
 
 
 @app.command()

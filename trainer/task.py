@@ -11,7 +11,15 @@ from typing import Annotated
 import typer
 
 from trainer.config import UserError
-from trainer.config.console import Debug, From, from_run, one_line_errors
+from trainer.config.console import (
+    Debug,
+    Fresh,
+    From,
+    ModelModule,
+    Yes,
+    from_run,
+    one_line_errors,
+)
 from trainer.config.job import JobConfig
 from trainer.launch import summary
 
@@ -45,13 +53,13 @@ def task(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew where the run folder holds another run.")
-    ] = False,
+    fresh: Fresh = False,
+    yes: Yes = False,
+    model_module: ModelModule = None,
     source: From = None,
     debug: Debug = False,
 ) -> None:
-    """Run one job: a config, or MILDNet's flags, or a config with flags that win over it."""
+    """Run one job: a config or a model module with flags that win over it, or MILDNet's flags."""
     given = {
         "data_path": data_path,
         "model_id": model_id,
@@ -73,13 +81,15 @@ def task(
         os.environ["HYPERDASH_KEY"] = hyperdash_key
     texts = [f"{key}={value}" for key, value in flags.items()]
     texts += from_run(source) + (overrides or [])
-    if config is not None:
-        job = JobConfig.load(config, texts)
+    if config is not None or model_module is not None:
+        job = summary.read_config(config, model_module, texts)
     else:
         if model_id is None or loss is None:
-            raise UserError("give a job config (.cnf), or at least --model-id and --loss")
+            raise UserError(
+                "give a job config (.cnf), --model-module, or at least --model-id and --loss"
+            )
         job = JobConfig.from_mapping({}, texts, source="command line", name=model_id)
-    summary.run_and_show(job, fresh=fresh, run_dir=job_dir)
+    summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=job_dir)
 
 
 if __name__ == "__main__":

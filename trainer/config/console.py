@@ -27,6 +27,30 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 #: The option of every command that is decorated with :func:`one_line_errors`.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+#: The option of `train`, where it does more.
+DebugSession = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Open IPython before the first step; and show the traceback of an error.",
+    ),
+]
+
+#: Options of the commands that train.
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Begin anew: delete the run in the run folder, after asking."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete for --fresh without asking.")]
+
+ModelModule = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PACKAGE.MODULE",
+        help="A module with config, datasets() and build(), instead of CONFIG.",
+    ),
+]
+
 #: The option of the commands that train; see :func:`from_run`.
 From = Annotated[
     str | None,

@@ -12,15 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
+from trainer.config.console import plain
 from trainer.config.job import JobConfig
 from trainer.launch.clearing import delete, find_old_run
+from trainer.launch.debugging import check_debugger, open_session
 from trainer.launch.modules import build_loss, check_modules, note_sources, training_loop
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.splits import Splits, read_table, split_names
 from trainer.launch.starting import check_start, starting_model
+from trainer.launch.variables import list_variables, show_variables, write_variables
 
 if TYPE_CHECKING:
     from trainer.data.table import ItemTable
+    from trainer.training.loop import Ready
     from trainer.training.trackers import Trackers
 
 LOG = logging.getLogger(__name__)
@@ -61,6 +65,7 @@ def run(
     *,
     fresh: bool = False,
     run_dir: str | None = None,
+    debug: bool = False,
     training_only: bool = False,
     stop_early: Callable[[int, Mapping[str, float]], bool] | None = None,
 ) -> JobResult:
@@ -70,6 +75,7 @@ def run(
         config: what to do.
         fresh: begin anew; a run that is there is deleted once config and data are found good.
         run_dir: run folder, by default the job's name below `job_dir`.
+        debug: open IPython on the terminal when all is set up, before the first step.
         training_only: leave out what the test split is needed for, and export, index and report. A
             later call without it does those, and nothing twice.
         stop_early: told each validation's step and numbers; where it returns True, training ends
@@ -78,23 +84,26 @@ def run(
     Raises:
         UserError: something that the user can mend.
         Interrupted: SIGTERM or SIGINT came during training; the state was saved.
+        Stopped: a session that `debug` opened asked to stop.
     """
     start = time.perf_counter()
     path = run_path(config, run_dir)
     # Data and parameters are checked before the folder is claimed or a model is built.
-    old = find_old_run(config, path) if fresh else None
+    if debug:
+        check_debugger()
     if not fresh:
         RunFolder(path).check(config)
     check_start(config, path, fresh=fresh)
     check_modules(config)
     strategy = _prepare_runtime(config)
     chief = _is_chief(strategy)
+    old = find_old_run(config, path) if fresh and chief else None
     table = read_table(config)
     splits = Splits.of(table, config)
     plan = _plan(config, splits, strategy)
     trackers = _trackers(config, path, config.trackers if chief else ())
 
-    if old is not None and chief:
+    if old is not None:
         delete(old)
     folder = RunFolder.claim(path, config) if chief else RunFolder(path)
     with folder.locked() if chief else contextlib.nullcontext():
@@ -115,6 +124,7 @@ def run(
                     plan,
                     strategy,
                     trackers,
+                    debug=debug,
                     training_only=training_only,
                     stop_early=stop_early,
                 )
@@ -262,6 +272,7 @@ def _train(
     strategy: Any,
     trackers: Trackers,
     *,
+    debug: bool,
     training_only: bool,
     stop_early: Callable[[int, Mapping[str, float]], bool] | None,
 ) -> tuple[Any, dict[str, Any], Any]:
@@ -286,6 +297,10 @@ def _train(
         options,
         trunk=trunk_variables(model),
     )
+    if _is_chief(strategy):
+        variables = list_variables(model, plan.loss, groups, l2_penalty=options.l2_penalty)
+        show_variables(variables, plain())
+        write_variables(variables, folder)
     validate = None
     if splits.val is not None:
         validate = Validator(
@@ -309,6 +324,17 @@ def _train(
             start=start,
             stop=plan.total_steps * options.accumulate,
             slices=plan.slices,
+        )
+
+    def session(ready: Ready) -> None:
+        open_session(
+            ready,
+            config=config,
+            model=model,
+            loss=plan.loss,
+            groups=groups,
+            splits=splits,
+            batches=batches,
         )
 
     outcome = training_loop(config)(
@@ -335,6 +361,7 @@ def _train(
             ),
             trackers=trackers,
             stop_early=stop_early,
+            before_training=session if debug else None,
         )
     )
     return outcome, evaluation, model

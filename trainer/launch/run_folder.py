@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,8 +21,6 @@ from trainer.data.files import (
     remote_errors,
     write_bytes,
 )
-
-LOG = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -53,21 +49,18 @@ class RunFolder:
         return folder
 
     @classmethod
-    def claim(cls, path: str, config: JobConfig, *, fresh: bool = False) -> RunFolder:
+    def claim(cls, path: str, config: JobConfig) -> RunFolder:
         """Make the folder for `config`, or take up the run that is there.
 
         Args:
             path: where the run is or will be.
             config: must define the same training as the run that is there.
-            fresh: move a run that is there out of the way, to `PATH.old-N`, and start again.
 
         Raises:
             UserError: the folder holds a run of another config or files that are not a run's, or
                 can't be written.
         """
         folder = cls(path)
-        if fresh:
-            folder._move_away()
         folder.check(config)
         folder.write_text("config.cnf", config.to_cnf())
         folder.write_json("config.json", config.to_dict())
@@ -110,14 +103,14 @@ class RunFolder:
     def exists(self, name: str) -> bool:
         """Return whether the run has the file or folder."""
         if is_remote(self.path):
-            with _remote(self.path):
+            with remote_reasons(self.path):
                 return bool(gfile().exists(self.file(name)))
         return os.path.exists(self.file(name))
 
     def names(self) -> list[str]:
         """Return the names in the folder, none if there is no folder."""
         if is_remote(self.path):
-            with _remote(self.path):
+            with remote_reasons(self.path):
                 if not gfile().isdir(self.path):
                     return []
                 return sorted(name.rstrip("/") for name in gfile().listdir(self.path))
@@ -149,12 +142,13 @@ class RunFolder:
         Raises:
             UserError: the folder can't be written.
         """
+        place = self.file(name).rpartition("/")[0]
         if is_remote(self.path):
-            with _remote(self.path):
-                gfile().makedirs(self.path)
+            with remote_reasons(self.path):
+                gfile().makedirs(place)
         else:
             try:
-                os.makedirs(self.path, exist_ok=True)
+                os.makedirs(place, exist_ok=True)
             except OSError as error:
                 raise UserError(f"{self.path}: can't be made ({error.strerror})") from None
         write_bytes(self.file(name), text.encode())
@@ -168,7 +162,7 @@ class RunFolder:
         with tempfile.TemporaryDirectory() as scratch:
             path = os.path.join(scratch, name)
             yield path
-            with _remote(self.path):
+            with remote_reasons(self.path):
                 _upload(path, self.file(name))
 
     @contextlib.contextmanager
@@ -185,25 +179,9 @@ class RunFolder:
         with locked(self.file(".lock"), f"{self.path}: another process is working in it"):
             yield
 
-    def _move_away(self) -> None:
-        if not self.names():
-            return
-        with self.locked():
-            pass
-        number = 1
-        while RunFolder(f"{self.path}.old-{number}").names():
-            number += 1
-        target = f"{self.path}.old-{number}"
-        if is_remote(self.path):
-            with _remote(self.path):
-                gfile().rename(self.path, target)
-        else:
-            shutil.move(self.path, target)
-        LOG.info("the run that was there is now %s", target)
-
 
 @contextlib.contextmanager
-def _remote(path: str) -> Iterator[None]:
+def remote_reasons(path: str) -> Iterator[None]:
     """Tell in one line what a remote file system refuses."""
     try:
         with remote_errors():

@@ -73,6 +73,10 @@ def read_table(config: JobConfig) -> ItemTable:
     """
     from trainer.data.split import split_by_class
 
+    if config.model_module:
+        from trainer.launch.modules import read_datasets
+
+        return read_datasets(config)
     table = config.build("dataset", config.data_path)
     if not set(table.splits) <= {""}:
         return table

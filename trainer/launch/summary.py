@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from trainer.config import UserError
 from trainer.config.console import plain
 from trainer.config.job import JobConfig
 from trainer.data.files import absolute
@@ -48,12 +49,43 @@ def _warns(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
 
 
-def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None = None) -> None:
+def read_config(
+    config: str | None, model_module: str | None, overrides: Sequence[str] = ()
+) -> JobConfig:
+    """Return the job config of a command, from a `.cnf` file or from a model module.
+
+    Raises:
+        UserError: neither or both are given, or what is given is wrong.
+    """
+    if (config is None) == (model_module is None):
+        raise UserError("give a job config (.cnf) or --model-module, one of the two")
+    if config is not None:
+        return JobConfig.load(config, overrides)
+    # The module may import TensorFlow, and most do.
+    quiet_tensorflow()
+    return JobConfig.from_module(str(model_module), overrides)
+
+
+def run_and_show(
+    config: JobConfig,
+    *,
+    fresh: bool = False,
+    yes: bool = False,
+    run_dir: str | None = None,
+    debug: bool = False,
+) -> None:
     """Run a whole job on this machine, and print what it reached.
+
+    Args:
+        config: what to do.
+        fresh: delete a run that is there, and begin anew.
+        yes: do not ask before deleting it.
+        run_dir: run folder, by default the job's name below `job_dir`.
+        debug: open IPython on the terminal before the first step.
 
     Raises:
         UserError: something that the user can mend.
-        Interrupted: the job was stopped by a signal and saved its state.
+        Stopped: the job was stopped by a signal or in the session, and saved its state.
     """
     quiet_tensorflow()
     console = plain()
@@ -64,9 +96,19 @@ def run_and_show(config: JobConfig, *, fresh: bool = False, run_dir: str | None 
     logger.propagate = False
 
     from trainer.launch import job
+    from trainer.launch.clearing import agreed, find_old_run, is_first_worker
+    from trainer.launch.debugging import check_debugger
 
-    console.print(f"[bold]{config.name}[/bold] in {job.run_path(config, run_dir)}", soft_wrap=True)
-    result = job.run(config, fresh=fresh, run_dir=run_dir)
+    path = job.run_path(config, run_dir)
+    if debug:
+        check_debugger()
+    if fresh and is_first_worker():
+        old = find_old_run(config, path)
+        if old is not None and not agreed(old, console, yes=yes):
+            console.print("Nothing was run.")
+            return
+    console.print(f"[bold]{config.name}[/bold] in {path}", soft_wrap=True)
+    result = job.run(config, fresh=fresh, run_dir=run_dir, debug=debug)
     if result.trained:
         show_result(result, console)
 
