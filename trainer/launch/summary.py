@@ -89,11 +89,7 @@ def run_and_show(
     """
     quiet_tensorflow()
     console = plain()
-    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
-    logger = logging.getLogger("trainer")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [handler]
-    logger.propagate = False
+    log_to(console)
 
     from trainer.launch import job
     from trainer.launch.clearing import agreed, find_old_run, is_first_worker
@@ -111,6 +107,16 @@ def run_and_show(
     result = job.run(config, fresh=fresh, run_dir=run_dir, debug=debug)
     if result.trained:
         show_result(result, console)
+
+
+def log_to(console: Console) -> None:
+    """Print what the library logs, each message as it is."""
+    logger = logging.getLogger("trainer")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [
+        RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    ]
+    logger.propagate = False
 
 
 def show_result(result: JobResult, console: Console) -> None:
