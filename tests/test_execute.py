@@ -57,12 +57,12 @@ def test_run_without_questions(folder: Path, runs: list):
     assert (result.exit_code, result.stderr) == (0, "")
     (config, options) = runs[0]
     assert (config.name, config.lr, config.seed) == ("tiny", 0.5, 9)
-    assert options == {"fresh": False, "run_dir": None}
+    assert options == {"fresh": False, "yes": True, "run_dir": None}
 
 
 def test_options_of_the_run(folder: Path, runs: list):
     assert call("--config", "demo/tiny", "-y", "--fresh", "--run-dir", "here").exit_code == 0
-    assert runs[0][1] == {"fresh": True, "run_dir": "here"}
+    assert runs[0][1] == {"fresh": True, "yes": True, "run_dir": "here"}
 
 
 def test_dry_run(folder: Path, runs: list):

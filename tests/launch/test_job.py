@@ -122,18 +122,6 @@ def test_a_run_of_another_config_is_refused_and_left_alone(finished, pictures):
     assert before == after
 
 
-def test_fresh_keeps_the_run_that_was_there_under_another_name(finished, tmp_path, pictures):
-    _, result = finished
-    copy = tmp_path / "run"
-    shutil.copytree(result.run_dir, copy)
-    folder = RunFolder.claim(str(copy), small_config(pictures, "loss.margin=0.5"), fresh=True)
-    assert folder.names() == ["config.cnf", "config.json"]
-    assert (tmp_path / "run.old-1" / "evaluation.json").is_file()
-    RunFolder.claim(str(copy), small_config(pictures), fresh=True)
-    assert (tmp_path / "run.old-2" / "config.cnf").is_file()
-    assert (tmp_path / "run.old-1" / "evaluation.json").is_file()
-
-
 def test_a_folder_with_other_files_is_refused(tmp_path, pictures):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"not a run's \(thesis\.tex"):

@@ -34,7 +34,7 @@ def test_the_released_flags_make_the_released_job(asked):
     out = RUNNER.invoke(app, flags.split())
     assert out.exit_code == 0, out.output
     config, options = asked[0]
-    assert options == {"fresh": False, "run_dir": "out/mildnet"}
+    assert options == {"fresh": False, "yes": False, "run_dir": "out/mildnet"}
     values = config.to_dict()
     expected = {
         "model_id": "mildnet_vgg16",
