@@ -104,6 +104,61 @@ SWINV2 = {
 }
 
 
+#: Prototrain's ranker as released: dotted key -> value.
+RANKER = {
+    "image_size": 224,
+    "model_id": "mildnet",
+    "model.trunk": "resnet50v2",
+    "model.weights": "imagenet",
+    "model.preprocessing": "native",
+    "model.pooling": "gap",
+    "model.skips": ["none"],
+    "model.hidden": [],
+    "model.embedding_dim": 512,
+    "model.embedding_activation": "linear",
+    "model.normalize": True,
+    "model.frozen": 0,
+    "loss": "ranker",
+    "loss.margin": 0.1,
+    "loss.fidelity": "corrected",
+    "sampler": "pairs",
+    "sampler.intra_domain": 0.0,
+    "sampler.category_by": "batch",
+    "batch_size": 64,
+    "optimizer": "mo",
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 0.0,
+    "lr": 0.01,
+    "schedule": "step",
+    "schedule.boundaries": [50000.0],
+    "schedule.factor": 0.1,
+    "schedule.warmup_steps": 0,
+    "steps": 250000,
+    "train.clip_value": None,
+    "train.clip_norm": None,
+    "train.precision": "float32",
+}
+
+#: What sets the ranker's configs apart.
+RANKER_DATA = {
+    "sop": {
+        "dataset.val": 0.1, "sampler.category_share": 0.8, "loss.negatives": "both",
+        "sampler.query_domain": "", "query_domain": "",
+    },
+    "inshop": {
+        "dataset.val": 0.1, "dataset.boxes": True, "sampler.category_share": 0.0,
+        "loss.negatives": "both", "sampler.query_domain": "",
+        "query_domain": "query", "gallery_domain": "gallery",
+    },
+    "consumer2shop": {
+        "dataset.boxes": True, "sampler.category_share": 0.0, "loss.negatives": "positives",
+        "sampler.query_domain": "street", "sampler.positive_domain": "shop",
+        "query_domain": "street", "gallery_domain": "shop",
+    },
+}  # fmt: skip
+
+
 def full_name(folder: str, name: str) -> str:
     return f"mildnet_{folder}/mildnet_{name}" if folder else name
 
@@ -153,6 +208,13 @@ def test_swin_v2_has_the_published_values(preset):
     assert f"swinv2-{preset}-patch4-window" in values["model.weights"]
 
 
+@pytest.mark.parametrize("data", RANKER_DATA)
+def test_the_ranker_has_the_published_values(data):
+    values = load(f"prototrain/ranker_{data}").to_dict()
+    wanted = RANKER | RANKER_DATA[data] | {"dataset": data}
+    assert {key: values[key] for key in wanted} == wanted
+
+
 def test_the_other_configs_of_swin_v2_are_what_was_wished_for():
     names = sorted(name for name in CONFIGS if name.startswith("image_retrieval/swinv2_"))
     wished = [load(name) for name in names if not name.endswith(("_sop", "_fashion_mnist"))]
@@ -195,6 +257,9 @@ def small(name: str) -> list[str]:
     trunk, _ = parse_trunk(model["trunk"])
     if trunk.name == "swinv2":
         model["trunk"] = "swinv2(embed_dim=8, depths=(1,), heads=(1,), window=4)"
+    if trunk.name == "resnet50v2":
+        # It comes in one size; tests/models/trunks has it.
+        model["trunk"] = "convnet_small(widths=(8, 16))"
     sizes = [32, int(trunk.tags["minimum"])]
     if model["shallow"] != "none":
         sizes.append(SHALLOW[model["shallow"]].minimum)
@@ -221,6 +286,11 @@ def small(name: str) -> list[str]:
     }
     if config.sampler == "classes_per_batch":
         overrides["sampler.images_per_class"] = 2
+    if config.sampler == "pairs":
+        # So that a category of the few generated products fills a batch.
+        overrides["batch_size"] = 2
+    if config.query_domain:
+        overrides |= {"query_domain": "street", "gallery_domain": "shop"}
     if config.parameters["schedule"]["warmup_steps"]:
         overrides["schedule.warmup_steps"] = 1
     return [f"{key}={value}" for key, value in overrides.items()]
