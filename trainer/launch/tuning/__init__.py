@@ -1,0 +1,1 @@
+"""Hyper-parameter search: what is tried, one trial, a study of many, and what they came to."""
