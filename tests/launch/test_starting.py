@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +24,7 @@ from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
 from trainer.launch.splits import read_split
 from trainer.launch.starting import check_start, starting_model
+from trainer.models.weights.assign import assign_matching
 from trainer.retrieval.embed import embed
 from trainer.serving.embedder import Embedder
 from trainer.training.interrupts import Interrupted
@@ -205,6 +207,50 @@ def test_a_run_that_cannot_be_built_on_is_one_line_before_anything_is_made(
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
         assert RunFolder(result.run_dir).exists("model.keras")
+
+
+def test_weights_that_match_are_taken_and_every_weight_is_accounted_for(
+    finished, pictures, tmp_path, caplog
+):
+    source = f"{finished[1].run_dir}"
+    changes = ["model.embedding_dim=16", "model.trunk=convnet_small(widths=(16, 32))"]
+    folder = RunFolder(str(tmp_path))
+    keras.utils.set_random_seed(0)
+    alone = arrays(starting_model(small_config(pictures, *changes), folder))
+    found, logged = {}, {}
+    for place in (source, f"{source}/model.keras", f"{source}/checkpoints/best.npz"):
+        config = small_config(pictures, *changes, f"init_from={place}", "init_match=matching")
+        check_start(config, str(tmp_path))
+        with caplog.at_level("INFO", logger="trainer"):
+            caplog.clear()
+            keras.utils.set_random_seed(0)
+            found[place] = arrays(starting_model(config, folder))
+        logged[place] = caplog.messages[-1]
+        report = folder.read_json("restored.json")
+    assert report["source"] == place
+    theirs, mine = saved(source), found[source]
+    same_shape = {p for p in mine if p in theirs and theirs[p].shape == mine[p].shape}
+    assert set(report["taken"]) == same_shape
+    assert 0 < len(same_shape) < len(mine)
+    assert "project/kernel" not in same_shape
+    for path, value in mine.items():
+        expected = theirs[path] if path in same_shape else alone[path]
+        assert value.tobytes() == expected.tobytes(), path
+    reshaped = {line.partition(":")[0] for line in report["reshaped"]}
+    assert {*report["taken"], *report["missing"], *reshaped} == set(mine)
+    assert set(report["unused"]) == set(theirs) - set(mine)
+    for place in found:
+        assert_same(found[place], mine)
+        assert f"{len(same_shape)} of {len(mine)} weights taken" in logged[place]
+
+
+def test_weights_of_which_nothing_matches_are_refused(finished, pictures, tmp_path):
+    model = starting_model(small_config(pictures), RunFolder(str(tmp_path)))
+    with pytest.raises(UserError, match=r"^there: no weight of .* 0 of \d+ weights taken; \d+ not"):
+        assign_matching(model, {"elsewhere/kernel": np.zeros(3)}, "there")
+    gone = small_config(pictures, f"init_from={tmp_path}/gone.keras")
+    with pytest.raises(UserError, match=r"gone\.keras: no such file"):
+        check_start(gone, str(tmp_path))
 
 
 def test_a_source_that_is_gone_matters_only_to_a_start(finished, continued, pictures, tmp_path):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainer import losses
 from trainer.config import TrainOptions, UserError
 from trainer.training.averaging import WeightAverage
-from trainer.training.groups import parameter_groups
+from trainer.training.groups import DEFAULTS, decays, parameter_groups
 from trainer.training.loop import fit
 from trainer.training.step import TrainStep
 from trainer.training.strategy import get_strategy, replica_slices
@@ -29,14 +29,14 @@ def plain_gradients(model, loss, numbers):
     return float(mean), tape.gradient(mean, [v.value for v in model.trainable_variables])
 
 
-def step_with_sgd(numbers=(0,), loss=None, **options):
+def step_with_sgd(numbers=(0,), loss=None, chosen=DEFAULTS, **options):
     """Run one step of plain SGD; return model before and after, reported numbers, gradients."""
     keras.utils.set_random_seed(5)
     model = tasks.small_model(norm=False)
     loss = loss or losses.get("triplet_semihard", margin=0.2)
     mean, gradients = plain_gradients(model, loss, numbers)
     before = [np.array(v.numpy()) for v in model.trainable_variables]
-    groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR * scale))
+    groups = parameter_groups(model, loss, lambda scale: keras.optimizers.SGD(LR * scale), chosen)
     step = TrainStep(model, loss, groups=groups, accumulate=len(numbers), **options)
     batches = iter(tasks.batches(tf.distribute.get_strategy(), numbers[0], numbers[-1] + 1))
     numbers = step.run(batches)
@@ -273,3 +273,62 @@ def test_the_expression_of_weights_to_train_is_for_the_model():
     assert [v.path for v in members] == ["embed/kernel", "embed/bias", "ProxyAnchor/proxies"]
     with pytest.raises(UserError, match=r"train\.trainable='proxies'"):
         parameter_groups(model, loss, make, TrainOptions(trainable="proxies"))
+
+
+def test_clip_range_need_not_be_about_zero():
+    _, gradients, moved, _ = step_with_sgd(clip_range=(-0.0005, 0.002))
+    for gradient, change in zip(gradients, moved, strict=True):
+        np.testing.assert_allclose(change, LR * np.clip(gradient, -0.0005, 0.002), atol=1e-6)
+
+
+def test_the_l2_penalty_pulls_weights_that_decay_and_no_others():
+    keras.utils.set_random_seed(5)
+    weights = [np.array(v.numpy()) for v in tasks.small_model(norm=False).trainable_variables]
+    plain = step_with_sgd()
+    loss, gradients, moved, found = step_with_sgd(
+        chosen=TrainOptions(decay_exclude="bias"), l2_penalty=0.3
+    )
+    assert [w.ndim > 1 for w in weights] == [True, False, True, False]
+    for weight, gradient, change in zip(weights, gradients, moved, strict=True):
+        expected = gradient + 0.3 * weight * (weight.ndim > 1)
+        np.testing.assert_allclose(change, LR * expected, atol=1e-6)
+    assert (loss, found["loss"]) == (plain[0], plain[3]["loss"])
+    _, _, clipped, _ = step_with_sgd(l2_penalty=1e4, clip_norm=0.5)
+    norm = np.sqrt(sum((change**2).sum() for change in clipped))
+    assert norm == pytest.approx(LR * 0.5, rel=1e-5)
+
+
+@pytest.fixture
+def filters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_filters.py").write_text(
+        "def matrices(weight):\n    return len(weight.shape) > 1\n\n"
+        "def broken(weight):\n    return weight.no_such_thing\n"
+    )
+
+
+def test_functions_choose_weights_to_train_and_to_decay(filters):
+    def groups(**options):
+        found = parameter_groups(
+            model, None, lambda scale: keras.optimizers.SGD(LR), TrainOptions(**options)
+        )
+        ((optimizer, members),) = found
+        optimizer.build(members)
+        return [v.path for v in members], [v.path for v in members if decays(optimizer, v)]
+
+    model = tasks.small_model(norm=False)
+    matrices, everything = ["conv/kernel", "embed/kernel"], [w.path for w in model.weights]
+    assert groups(decay_exclude="") == (everything, everything)
+    assert groups() == (everything, matrices)
+    assert groups(trainable_function="own_filters.matrices") == (matrices, matrices)
+    of_both = groups(trainable="^conv", trainable_function="own_filters.matrices")
+    assert of_both == (["conv/kernel"], ["conv/kernel"])
+    assert groups(decay_exclude="", decay_function="own_filters.matrices") == (everything, matrices)
+    assert groups(decay_exclude="", decay_only="^embed")[1] == ["embed/kernel", "embed/bias"]
+    with pytest.raises(
+        UserError, match=r"^train.decay_function=own_filters.broken failed at conv/"
+    ):
+        groups(decay_function="own_filters.broken")
+    with pytest.raises(UserError, match=r"train.trainable='bias' and train.trainable_function="):
+        groups(trainable="bias", trainable_function="own_filters.matrices")

@@ -68,7 +68,7 @@ class TrainOptions:
     summary_every: int | None = option(
         None,
         "steps between summaries of a training batch: similarities, shares of violations, its "
-        "hardest triplets as a picture; none = every epoch",
+        "hardest triplets as a picture; none = with every validation",
         least=1,
     )
     summary_margin: float = option(

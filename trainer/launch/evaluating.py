@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
 from trainer.data.table import ItemTable
+from trainer.launch.modules import import_model_module
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
 from trainer.launch.splits import read_split
-from trainer.retrieval.embeddings_file import read_embeddings
+from trainer.retrieval.embeddings_file import EmbeddingsFile, read_embeddings
 from trainer.retrieval.metrics import Evaluation, evaluate
 from trainer.training.validation import query_masks
 
@@ -33,17 +34,20 @@ def measure(config: JobConfig, table: ItemTable, embeddings: np.ndarray) -> Eval
         table: what was embedded.
         embeddings: (N, D) float32, one for each row.
     """
+    return evaluate(embeddings, table.label, **options_of_run(config, table))
+
+
+def options_of_run(config: JobConfig, table: ItemTable) -> dict[str, Any]:
+    """Return the options of `metrics.evaluate` that a config and a table ask for."""
     is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
-    return evaluate(
-        embeddings,
-        table.label,
-        is_query=is_query,
-        is_gallery=is_gallery,
-        ks=KS,
-        categories=table.category if any(table.category) else None,
-        domains=table.domain if any(table.domain) else None,
-        seed=config.seed,
-    )
+    return {
+        "is_query": is_query,
+        "is_gallery": is_gallery,
+        "ks": KS,
+        "categories": table.category if any(table.category) else None,
+        "domains": table.domain if any(table.domain) else None,
+        "seed": config.seed,
+    }
 
 
 def evaluate_run(run: RunFolder, split: str | None = None) -> Evaluation:
@@ -83,15 +87,18 @@ def evaluate_file(path: str | os.PathLike[str]) -> Evaluation:
         UserError: no such file, or arrays that do not fit.
     """
     content = read_embeddings(path)
-    return evaluate(
-        content.embeddings,
-        content.labels,
-        is_query=content.is_query,
-        is_gallery=content.is_gallery,
-        ks=KS,
-        categories=content.categories,
-        domains=content.domains,
-    )
+    return evaluate(content.embeddings, content.labels, **options_of_file(content))
+
+
+def options_of_file(content: EmbeddingsFile) -> dict[str, Any]:
+    """Return the options of `metrics.evaluate` that an embeddings file asks for."""
+    return {
+        "is_query": content.is_query,
+        "is_gallery": content.is_gallery,
+        "ks": KS,
+        "categories": content.categories,
+        "domains": content.domains,
+    }
 
 
 def export_run(run: RunFolder, to: Path) -> Path:
@@ -111,14 +118,23 @@ def load_model(run: RunFolder) -> keras.Model:
     Raises:
         UserError: the run has none, or its file is damaged.
     """
+    import_model_module(run.config())
+    if not run.exists("model.keras"):
+        raise UserError(f"{run.file('model.keras')}: no such file; the run has not finished")
+    return load_keras(run.file("model.keras"))
+
+
+def load_keras(source: str) -> keras.Model:
+    """Return the model in a `.keras` file.
+
+    Raises:
+        UserError: the file is damaged, or names layers that are not known.
+    """
     import keras
 
     import trainer.models.layers
     import trainer.models.swinv2  # noqa: F401 - both register layers that model.keras names
 
-    source = run.file("model.keras")
-    if not run.exists("model.keras"):
-        raise UserError(f"{source}: no such file; the run has not finished")
     try:
         return keras.saving.load_model(source, compile=False)
     except (ValueError, OSError, KeyError) as error:

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
-from trainer.data.files import absolute, is_remote
+from trainer.data.files import absolute, is_file, is_remote
+from trainer.launch.modules import build_model
 from trainer.launch.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 LOG = logging.getLogger(__name__)
+
+#: Files of weights: a model as a job saves it, a checkpoint.
+FILES = (".keras", ".npz")
 
 
 def starting_model(config: JobConfig, folder: RunFolder) -> keras.Model:
@@ -23,26 +28,31 @@ def starting_model(config: JobConfig, folder: RunFolder) -> keras.Model:
 
     1. **resume**: the run has a checkpoint. The loop restores it, so nothing else is read, which
        may be gone or be slow to get.
-    2. **continue**: `init_from` names a finished run. All weights of its model, with a fresh
-       optimizer.
+    2. **continue**: `init_from` names weights. All of them, or those that match, with a fresh
+       optimizer. What matched is logged and, weight by weight, in `restored.json` of the run.
     3. **initialise**: `model.weights` names weights of the trunk.
     4. **scratch**: random weights, from the seed.
 
+    A module of the user's own always builds its model with whatever weights it reads.
+
     Args:
         config: what to build.
-        folder: the run; it is only looked at.
+        folder: the run.
 
     Raises:
         UserError: the weights cannot be had, or are of another model.
     """
     if _resumes(folder):
-        return _without_weights(config).build("model", config.image_size)
-    if config.init_from:
-        model = _without_weights(config).build("model", config.image_size)
-        _take_weights(model, config.init_from)
-        LOG.info("beginning with the weights of %s", config.init_from)
+        return build_model(_without_weights(config))
+    if config.init_from and config.init_match == "matching":
+        model = build_model(config)
+        _take_matching(model, config.init_from, folder)
         return model
-    return config.build("model", config.image_size)
+    if config.init_from:
+        model = build_model(_without_weights(config))
+        _take_all(model, config.init_from)
+        return model
+    return build_model(config)
 
 
 def check_start(config: JobConfig, path: str, *, fresh: bool = False) -> None:
@@ -51,7 +61,7 @@ def check_start(config: JobConfig, path: str, *, fresh: bool = False) -> None:
     Args:
         config: what to do.
         path: run folder of the job.
-        fresh: a run that is there will be moved out of the way.
+        fresh: a run that is there will be deleted.
 
     Raises:
         UserError: there is no such run, it has not finished, or it is the run at `path` itself.
@@ -64,6 +74,10 @@ def check_start(config: JobConfig, path: str, *, fresh: bool = False) -> None:
             "of its own (--run-dir)"
         )
     if not fresh and _resumes(RunFolder(path)):
+        return
+    if config.init_from.endswith(FILES):
+        if not is_file(config.init_from):
+            raise UserError(f"init_from={config.init_from}: no such file")
         return
     source = RunFolder(config.init_from)
     if not source.exists("config.json"):
@@ -84,24 +98,52 @@ def _resumes(folder: RunFolder) -> bool:
 
 
 def _without_weights(config: JobConfig) -> JobConfig:
-    parameters = config.parameters["model"]
+    parameters = config.parameters.get("model", {})
     if "weights" not in parameters:
         return config
     model = {**parameters, "weights": "none"}
     return dataclasses.replace(config, parameters={**config.parameters, "model": model})
 
 
-def _take_weights(model: keras.Model, run: str) -> None:
-    from trainer.launch.evaluating import load_model
+def _take_all(model: keras.Model, source: str) -> None:
     from trainer.models.weights.assign import assign
+
+    arrays = _arrays(source)
+    try:
+        assign(model, arrays, f"init_from={source}")
+    except UserError as error:
+        raise UserError(
+            f"{error}; the models of both have to be the same, or init_match=matching takes what "
+            "they share"
+        ) from None
+    LOG.info("beginning with the weights of %s", source)
+
+
+def _take_matching(model: keras.Model, source: str, folder: RunFolder) -> None:
+    import tensorflow as tf
+
+    from trainer.models.weights.assign import assign_matching
+    from trainer.training.strategy import is_chief
+
+    matched = assign_matching(model, _arrays(source), f"init_from={source}")
+    LOG.info("beginning with weights of %s: %s", source, matched)
+    if is_chief(tf.distribute.get_strategy()):
+        report = {"source": source, **dataclasses.asdict(matched)}
+        folder.write_json("restored.json", report)
+
+
+def _arrays(source: str) -> dict[str, np.ndarray]:
+    """Return the weights that `init_from` names, by path."""
+    from trainer.launch.evaluating import load_keras, load_model
+    from trainer.training.checkpoint import load
     from trainer.training.step import to_numpy
 
-    source = load_model(RunFolder(run))
-    arrays = {weight.path: to_numpy(weight.value) for weight in source.weights}
-    try:
-        assign(model, arrays, f"init_from={run}")
-    except UserError as error:
-        raise UserError(f"{error}; the models of both runs have to be the same") from None
+    if source.endswith(".npz"):
+        prefix = "model/"
+        arrays, _ = load(source)
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    model = load_keras(source) if source.endswith(".keras") else load_model(RunFolder(source))
+    return {weight.path: to_numpy(weight.value) for weight in model.weights}
 
 
 def _same(one: str, other: str) -> bool:

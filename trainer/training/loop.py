@@ -138,7 +138,7 @@ def fit(task: Task) -> Outcome:
 
     validate_every = options.validate_every or task.steps_per_epoch
     checkpoint_every = options.checkpoint_every or task.steps_per_epoch
-    summary_every = options.summary_every or task.steps_per_epoch
+    summary_every = options.summary_every or validate_every
     images_per_step = task.images_per_batch * options.accumulate
     trackers = task.trackers if chief else Trackers()
     trackers.start(step, task.config)
