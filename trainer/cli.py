@@ -225,12 +225,38 @@ def evaluate(
     run: RunIfNoFile = None,
     embeddings: EmbeddingsFile = None,
     split: Split = None,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Also write a page: curves, confusions, easy and hard."),
+    ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="The page; default: evaluation.html in the run."),
+    ] = None,
+    neighbours: Annotated[
+        int, typer.Option(help="Of each query, in the JSON file beside the page.", min=1)
+    ] = 10,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
     """Retrieval metrics of a run's model on its data, or of embeddings in a file."""
     _one_of_two(run, embeddings)
+    if to is not None and not report:
+        raise UserError("--to is the place of the page: give --report as well")
     summary.quiet_tensorflow()
+    if report:
+        from trainer.launch.deep_report import report_file, report_run
+        from trainer.launch.run_folder import RunFolder
+
+        if run is not None:
+            written = report_run(RunFolder.open(run), to, split=split, neighbours=neighbours)
+        else:
+            written = report_file(embeddings, to, neighbours=neighbours)  # type: ignore[arg-type]
+        summary.show_evaluation(written.found.evaluation, plain())
+        files = {"page": written.page, "retrieved": written.retrieved}
+        summary.show_files(files, plain())
+        _write_json(json_file, written.found.to_dict())
+        return
     from trainer.launch.evaluating import evaluate_file, evaluate_run
     from trainer.launch.run_folder import RunFolder
 

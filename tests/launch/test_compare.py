@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import trainer.models.layers  # noqa: F401 - registers the layers that model.keras names
 from trainer.cli import app
 from trainer.config import UserError
-from trainer.launch import compare, job
+from trainer.launch import compare, job, pages
 from trainer.launch.compare import compare_runs
 from trainer.launch.costs import folder_bytes, training_seconds
 from trainer.launch.pages import METRICS, STAGES, clock, draw_curves, side_by_side
@@ -313,7 +313,7 @@ def test_failures_are_those_of_a_slow_count_and_shown_as_pictures(compared, runs
         data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
-            assert (max(opened.size) == compare.SIDE) == (image in pictures)
+            assert (max(opened.size) == pages.SIDE) == (image in pictures)
 
 
 def test_curves_tell_their_last_values_to_those_who_cannot_see_them(compared, runs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import UserError
 from trainer.config.job import JobConfig
 from trainer.data.files import (
-    absolute,
-    is_file,
-    is_folder,
     is_remote,
-    read_bytes,
-    reason,
     write_bytes,
 )
 from trainer.launch import pages
@@ -28,7 +22,6 @@ from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
 from trainer.launch.splits import read_split
 from trainer.retrieval.failures import Failures, hardest_failures
-from trainer.retrieval.pictures import Picture, thumbnail
 from trainer.training.validation import query_masks
 
 if TYPE_CHECKING:
@@ -40,8 +33,8 @@ if TYPE_CHECKING:
 GENERATOR = "mildnet report"
 #: Images in a call of the model whose time is taken.
 BATCHES = (1, 32)
-#: Wrong neighbours shown of a failure, and the longer side of a picture in pixels.
-WRONG, SIDE = 5, 112
+#: Wrong neighbours shown of a failure.
+WRONG = 5
 
 
 @dataclass(frozen=True)
@@ -74,23 +67,12 @@ class FinishedRun:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture of a failure with what stands below it; without PNG it could not be read."""
-
-    png: bytes | None
-    path: str
-    label: str
-    rank: int
-    score: float | None
-
-
-@dataclass(frozen=True)
 class ShownFailure:
     """A query, its nearest wrong neighbours, and the nearest right item."""
 
-    query: Shown
-    wrong: tuple[Shown, ...]
-    right: Shown
+    query: pages.Shown
+    wrong: tuple[pages.Shown, ...]
+    right: pages.Shown
 
 
 @dataclass(frozen=True)
@@ -138,7 +120,7 @@ def compare_runs(
     from trainer.serving.embedder import Embedder
     from trainer.serving.timing import time_model
 
-    _check_target(to)
+    pages.check_target(to, GENERATOR, "runs.html")
     opened = _open_all(runs)
     embedders = [Embedder(run.folder.file("model")) for run in opened]
     measured = []
@@ -153,23 +135,6 @@ def compare_runs(
     machine = _machine()
     write_bytes(to, _page(opened, measured, machine, bool(failures)).encode())
     return _numbers(opened, measured, machine)
-
-
-def _check_target(to: str) -> None:
-    """Refuse to write over anything but a page of this command, before the work begins."""
-    folder = os.path.dirname(absolute(to))
-    if not is_folder(folder):
-        raise UserError(f"{to}: there is no folder {folder}; make it first")
-    if is_folder(to):
-        raise UserError(f"{to} is a folder; give a file, such as {to.rstrip('/')}/runs.html")
-    if not is_file(to):
-        return
-    try:
-        start = read_bytes(to)[:1000].decode(errors="replace")
-    except OSError as error:
-        raise UserError(f"{to}: {reason(error)}") from None
-    if f'<meta name="generator" content="{GENERATOR}">' not in start:
-        raise UserError(f"{to} is there and not a page of `{GENERATOR}`; choose another file")
 
 
 def _open_all(paths: Sequence[str]) -> list[FinishedRun]:
@@ -261,23 +226,13 @@ def _shown(found: Failures, table: ItemTable) -> Iterator[ShownFailure]:
     for failure in found.hardest:
         pairs = zip(failure.wrong, failure.wrong_scores, strict=True)
         yield ShownFailure(
-            query=_picture(table, failure.query, 0, None),
+            query=pages.shown(table, failure.query, 0, None),
             wrong=tuple(
-                _picture(table, row, rank, score)
+                pages.shown(table, row, rank, score)
                 for rank, (row, score) in enumerate(pairs, start=1)
             ),
-            right=_picture(table, failure.right, failure.rank, failure.right_score),
+            right=pages.shown(table, failure.right, failure.rank, failure.right_score),
         )
-
-
-def _picture(table: ItemTable, row: int, rank: int, score: float | None) -> Shown:
-    path, label = str(table.path[row]), table.label_names[int(table.label[row])]
-    png = io.BytesIO()
-    try:
-        thumbnail(Picture(path, label, table.box[row]), SIDE).save(png, "PNG", optimize=True)
-    except (OSError, ValueError):
-        return Shown(None, path, label, rank, score)
-    return Shown(png.getvalue(), path, label, rank, score)
 
 
 def _page(
@@ -407,7 +362,7 @@ def _numbers(
 
 
 def _plain_failures(part: FailurePart) -> dict[str, Any]:
-    def plain(shown: Shown) -> dict[str, Any]:
+    def plain(shown: pages.Shown) -> dict[str, Any]:
         values = {key: getattr(shown, key) for key in ("path", "label", "rank", "score")}
         return values if shown.score is not None else {"path": shown.path, "label": shown.label}
 

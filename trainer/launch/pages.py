@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.config import cnf
+from trainer.config import UserError, cnf
+from trainer.data.files import absolute, is_file, is_folder, read_bytes, reason
 from trainer.launch.costs import Costs
+from trainer.retrieval.pictures import Picture, thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from trainer.data.table import ItemTable
 
 #: Metrics of the tables, in order, with their names for people.
 METRICS = {
@@ -46,6 +51,8 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<")
 #: Markers on a curve: more of them hide the line.
 MOST_MARKERS = 12
+#: Longer side of a picture of an item, in pixels.
+SIDE = 112
 #: What stands in a table for a key that a run does not have, and for a value without text.
 ABSENT, EMPTY = "(not set)", "(empty)"
 
@@ -90,6 +97,65 @@ class Curve:
     alt: str
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A picture of an item as PNG or JPEG with what stands below it; None could not be read."""
+
+    image: bytes | None
+    path: str
+    label: str
+    rank: int
+    score: float | None
+
+
+def shown(
+    table: ItemTable, row: int, rank: int, score: float | None, *, form: str = "PNG"
+) -> Shown:
+    """Return the picture of a row of a table, small.
+
+    Args:
+        table: items with their pictures.
+        row: which one.
+        rank: its place among the neighbours of a query; not shown without a score.
+        score: its similarity to the query.
+        form: `PNG`, which keeps every pixel, or `JPEG`, which makes many pictures small.
+    """
+    path, label = str(table.path[row]), table.label_names[int(table.label[row])]
+    content = io.BytesIO()
+    try:
+        picture = thumbnail(Picture(path, label, table.box[row]), SIDE)
+        picture.save(content, form, optimize=True, quality=80)
+    except (OSError, ValueError):
+        return Shown(None, path, label, rank, score)
+    return Shown(content.getvalue(), path, label, rank, score)
+
+
+def check_target(to: str, generator: str, example: str) -> None:
+    """Refuse to write over anything but what a command wrote itself, before the work begins.
+
+    Args:
+        to: file to write.
+        generator: what the first lines of such a file hold.
+        example: name of a file, for those who gave a folder.
+
+    Raises:
+        UserError: no folder to write to, or something else in the way.
+    """
+    folder = os.path.dirname(absolute(to))
+    if not is_folder(folder):
+        raise UserError(f"{to}: there is no folder {folder}; make it first")
+    if is_folder(to):
+        raise UserError(f"{to} is a folder; give a file, such as {to.rstrip('/')}/{example}")
+    if not is_file(to):
+        return
+    try:
+        start = read_bytes(to)[:1000].decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"{to}: {reason(error)}") from None
+    if f'"{generator}"' not in start:
+        raise UserError(f"{to} is there and not a page of `{generator}`; choose another file")
+
+
 def render(template: str, **values: Any) -> str:
     """Return the HTML of a template of this folder; every value is escaped."""
     import jinja2
@@ -105,9 +171,10 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(metrics=list(METRICS.values()), **values)
 
 
-def data_url(png: bytes) -> str:
-    """Return a PNG as a URL that holds it."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def data_url(picture: bytes) -> str:
+    """Return a PNG or JPEG as a URL that holds it."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode()
 
 
 def metric_groups(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[MetricGroup]:
@@ -227,14 +294,9 @@ def draw_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> li
 
 
 def _plot(names: list[str], series: list[list[tuple[float, float]]], title: str) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     several = len(names) > 1
     height = 3.0 + (0.22 * len(names) if several else 0)
-    figure = Figure(figsize=(4.8, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = blank(4.8, height)
     lines = []
     for number, points in enumerate(series):
         (line,) = axes.plot(
@@ -250,12 +312,21 @@ def _plot(names: list[str], series: list[list[tuple[float, float]]], title: str)
         lines.append(line)
     dress(axes, title, "step")
     if several:
-        # A dollar sign would start a formula.
-        labels = [_short(name).replace("$", r"\$") for name in names]
+        labels = [plot_text(name) for name in names]
         figure.legend(
             lines, labels, loc="outside lower left", fontsize=8, frameon=False, handlelength=4
         )
     return as_png(figure)
+
+
+def blank(width: float, height: float, dpi: int = 150) -> tuple[Figure, Axes]:
+    """Return an empty figure, of a size in inches, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
 
 
 def dress(axes: Axes, title: str, xlabel: str) -> None:
@@ -274,8 +345,10 @@ def as_png(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
-def _short(text: str, length: int = 48) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def plot_text(text: str, length: int = 48) -> str:
+    """Return a name as a plot shows it: not too long, and without formulas."""
+    short = text if len(text) <= length else text[: length - 1] + "…"
+    return short.replace("$", r"\$")  # a dollar sign would start one
 
 
 def _in_words(names: list[str], series: list[list[tuple[float, float]]], title: str) -> str:

@@ -130,14 +130,14 @@ def show_result(result: JobResult, console: Console) -> None:
         table.add_row(label, *(f"{100 * stage[metric]:.1f}" for stage in stages))
     console.print(table)
     console.print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes")
-    for label, path in (
-        ("report", result.report),
-        ("neighbours", result.picture),
-        ("run folder", result.run_dir),
-    ):
-        console.print(
-            f"{label:<11}{os.path.abspath(path) if '://' not in path else path}", soft_wrap=True
-        )
+    files = {"report": result.report, "neighbours": result.picture, "run folder": result.run_dir}
+    show_files(files, console)
+
+
+def show_files(files: Mapping[str, str], console: Console) -> None:
+    """Print where files are, a line for each, by what they are."""
+    for label, path in files.items():
+        console.print(f"{label:<11}{absolute(path)}", soft_wrap=True, markup=False)
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
