@@ -25,6 +25,7 @@ from trainer.config.train_options import TrainOptions
 COMPONENT_KEYS: dict[str, str] = {
     "model": "model_id",
     "loss": "loss",
+    "miner": "miner",
     "optimizer": "optimizer",
     "schedule": "schedule",
     "dataset": "dataset",
@@ -62,6 +63,11 @@ class JobConfig:
 
     model_id: str = option("", "embedding model", needed=True)
     loss: str = option("", "loss to train with", needed=True)
+    miner: str = option(
+        "",
+        "what chooses a loss's triplets from labelled batches; empty = the sampler gives what the "
+        "loss takes",
+    )
     optimizer: str = option("mo", "optimizer")
     lr: float = option(0.001, "learning rate, before the schedule", above=0)
     schedule: str = option("constant", "course of the learning rate")
@@ -238,14 +244,14 @@ class JobConfig:
             value = getattr(self, key)
             if key in ("train_epochs", "steps") and value is None:
                 continue
-            values[key] = list(value) if isinstance(value, tuple) else value
+            values[key] = _listed(value)
             if key in kinds:
                 self._add_parameters(values, kinds[key], implied)
             if key == "trackers":
                 for tracker in self.trackers:
                     self._add_parameters(values, f"tracker.{tracker}", implied)
         for key, value in dataclasses.asdict(self.training).items():
-            values[f"train.{key}"] = value
+            values[f"train.{key}"] = _listed(value)
         return values
 
     def _add_parameters(self, values: dict[str, Any], prefix: str, implied: bool) -> None:
@@ -258,7 +264,7 @@ class JobConfig:
             # The same for what `fidelity` decides.
             if key in left_out and value == left_out[key]:
                 continue
-            values[f"{prefix}.{key}"] = list(value) if isinstance(value, tuple) else value
+            values[f"{prefix}.{key}"] = _listed(value)
 
     def _implied(self, prefix: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values that follow from the component's `fidelity`."""
@@ -337,6 +343,11 @@ def _merge(given: Mapping[str, Given], overrides: Iterable[str]) -> dict[str, Gi
         if key in ("steps", "train_epochs") and not _is_none(value):
             merged.pop("train_epochs" if key == "steps" else "steps", None)
     return merged
+
+
+def _listed(value: Any) -> Any:
+    """Return a tuple as the list that JSON makes of it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_none(given: Given) -> bool:
@@ -448,9 +459,7 @@ class _Resolver:
         from_files = values["dataset"] == "triplets"
         values["augment"] = values["augment"] or ("mildnet" if from_files else "none")
         self._choose("augment")
-        takes = "labels"
-        if "loss" in self.chosen:
-            takes = self.chosen["loss"].tags.get("takes", takes)
+        takes = self._choose_miner()
         if not values["sampler"]:
             values["sampler"] = {
                 "labels": "classes_per_batch",
@@ -460,20 +469,39 @@ class _Resolver:
         self._choose("sampler")
         gives = self.chosen["sampler"].tags.get("gives", "labels")
         if takes != gives and "loss" in self.chosen:
-            key = "sampler" if "sampler" in self.origins else "loss"
-            fitting = [
-                name
-                for name, sampler in registry.components("sampler").items()
-                if sampler.tags.get("gives", "labels") == takes
-            ]
+            kind = "miner" if values["miner"] else "loss"
+            key = "sampler" if "sampler" in self.origins else kind
+            fitting = _tagged("sampler", "gives", takes)
             raise UserError(
-                f"{self._at(key)}loss {values['loss']!r} learns from {takes}, but sampler "
+                f"{self._at(key)}{kind} {values[kind]!r} learns from {takes}, but sampler "
                 f"{values['sampler']!r} gives {gives}; fitting samplers: {', '.join(fitting)}"
             )
         if len(set(values["trackers"])) < len(values["trackers"]):
             raise UserError(f"{self._at('trackers')}trackers: one tracker is named twice")
         for name in values["trackers"]:
             self.chosen[f"tracker.{name}"] = self._get("tracker", name, "trackers")
+
+    def _choose_miner(self) -> str:
+        """Return what the loss takes, or the miner in front of it if there is one."""
+        values = self.values
+        takes = "labels"
+        if "loss" in self.chosen:
+            takes = self.chosen["loss"].tags.get("takes", takes)
+        if not values["miner"]:
+            return takes
+        self._choose("miner")
+        if "loss" not in self.chosen:
+            raise UserError(
+                f"{self._at('miner')}miner={values['miner']} goes with the library's losses; "
+                f"set loss, one of {', '.join(_tagged('loss', 'takes', 'triplets'))}"
+            )
+        if takes != "triplets":
+            raise UserError(
+                f"{self._at('miner')}miner {values['miner']!r} finds triplets, but loss "
+                f"{values['loss']!r} learns from {takes}; fitting losses: "
+                f"{', '.join(_tagged('loss', 'takes', 'triplets'))}"
+            )
+        return "labels"
 
     def _choose(self, kind: str) -> None:
         key = COMPONENT_KEYS[kind]
@@ -492,21 +520,28 @@ class _Resolver:
             if not dot:
                 continue
             known = self._known_below(prefix)
+            if known is not None and name in known[0]:
+                continue
+            if given.origin != cnf.OVERRIDE and name in self._replaced(prefix):
+                del self.given[key]
+                continue
+            if prefix == "miner" and known is None:
+                raise UserError(
+                    f"{given.origin}: {key} is set, but no miner; set miner, one of "
+                    f"{', '.join(registry.components('miner'))}"
+                )
             if known is None:
                 raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")
             names, lead = known
-            if name not in names:
-                if given.origin != cnf.OVERRIDE and name in self._replaced(prefix):
-                    del self.given[key]
-                    continue
-                close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-                hint = f"did you mean '{prefix}.{close[0]}'?" if close else lead + ", ".join(names)
-                raise UserError(f"{given.origin}: unknown key {key!r}; {hint}")
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean '{prefix}.{close[0]}'?" if close else lead + ", ".join(names)
+            raise UserError(f"{given.origin}: unknown key {key!r}; {hint}")
 
     def _replaced(self, kind: str) -> list[str]:
         """Return the parameters of the file's component, or the default, that --set replaced."""
         key = COMPONENT_KEYS.get(kind, "")
-        if self.origins.get(key) != cnf.OVERRIDE:
+        taken_back = key in self.written and key not in self.given
+        if self.origins.get(key) != cnf.OVERRIDE and not taken_back:
             return []
         named = self.written.get(key)
         name = named.value if named else options.parameters_of(JobConfig)[key].default
@@ -590,6 +625,12 @@ class _Resolver:
 
     def _at(self, key: str) -> str:
         return f"{self.origins.get(key, self.source)}: "
+
+
+def _tagged(kind: str, tag: str, value: str) -> list[str]:
+    """Return the names of the components of `kind` whose `tag` (by default labels) is `value`."""
+    found = registry.components(kind).items()
+    return [name for name, component in found if component.tags.get(tag, "labels") == value]
 
 
 _EXAMPLE = {"model_id": 'model_id="mildnet_mobilenet"', "loss": 'loss="triplet_semihard"'}
