@@ -67,7 +67,7 @@ def show(search: Search, trials: Sequence[Trial], console: Console) -> None:
     for name in ("trial", "state", search.metric, "at step", "time"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     # One column for all keys: a column for each is too narrow to read with more than a few.
-    table.add_column("values")
+    table.add_column("values", overflow="fold")
     order = ranked(search, trials)
     for trial in order[:MOST_ROWS]:
         score = "-" if trial.score is None else f"{trial.score:.4f}"

@@ -241,7 +241,9 @@ class Space:
                     raise ValueError
             except (TypeError, ValueError):
                 kind = "a whole number" if isinstance(low, int) else "a number"
-                raise UserError(f"{place}: {key}: step is {step!r}; it is {kind} above 0") from None
+                raise UserError(
+                    f"{place}: {key}: step is {about['step']!r}; it is {kind} above 0"
+                ) from None
         return Searched(key, place, (), low, high, step, log, when)  # type: ignore[arg-type]
 
     def _when(self, key: str, given: Any, place: str) -> dict[str, tuple[Value, ...]]:
