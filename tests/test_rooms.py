@@ -19,6 +19,7 @@ ROOMS = (
     "training",
     "serving",
     "launch",
+    "examples",
 )
 #: Files beside the rooms: the commands may use every room, the package itself none.
 DOORS = {"__init__": 0, "cli": len(ROOMS) + 1, "task": len(ROOMS) + 1}

@@ -136,7 +136,7 @@ def training_loop(config: JobConfig) -> Callable[[Any], Any]:
 
 
 def check_modules(config: JobConfig) -> None:
-    """Import the modules that a config names, before anything slow.
+    """Import the modules and functions that a config names, before anything slow.
 
     Raises:
         UserError: one of them is not there, or lacks what is needed of it.
@@ -145,6 +145,9 @@ def check_modules(config: JobConfig) -> None:
         ModelModule.load(config.model_module)
     if config.trainer:
         user_function(f"{config.trainer}.fit", "trainer")
+    for key in ("trainable_function", "decay_function"):
+        if name := getattr(config.training, key):
+            user_function(name, f"train.{key}")
 
 
 def note_sources(folder: RunFolder, config: JobConfig) -> dict[str, dict[str, str]]:
@@ -277,7 +280,8 @@ def _place(config: JobConfig) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "nothing" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _shape(shape: Any) -> str:
