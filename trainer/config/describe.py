@@ -39,6 +39,7 @@ _KINDS: dict[str, str] = {
     "trunk": "convnets that models are built on",
     "model": "embedding models",
     "loss": "losses",
+    "miner": "choices of triplets in a labelled batch, for losses over triplets",
     "index": "search indexes",
     "optimizer": "optimizers",
     "schedule": "courses of the learning rate",

@@ -31,6 +31,7 @@ ROOMS: dict[str, str] = {
     "trunk": "models",
     "model": "models",
     "loss": "losses",
+    "miner": "losses",
     "index": "retrieval",
     "optimizer": "training",
     "schedule": "training",

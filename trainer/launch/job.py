@@ -183,7 +183,7 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     from trainer.training.strategy import replica_slices
 
     with strategy.scope():
-        loss = build_loss(config)
+        loss = _loss(config)
     sampler = config.build("sampler", splits.train, config.batch_size, config.seed)
     example_rows = config.example_rows()
     accumulate = config.training.accumulate
@@ -204,6 +204,20 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     )
     _optimizer(config, plan, 1.0)
     return plan
+
+
+def _loss(config: JobConfig) -> Any:
+    """Build the loss; behind a miner, of the triplets that it finds."""
+    loss = build_loss(config)
+    if not config.miner:
+        return loss
+    from trainer.losses.mined import MinedTriplets
+
+    miner = config.build("miner", config.seed)
+    try:
+        return MinedTriplets(loss=loss, miner=miner)
+    except ValueError as error:
+        raise UserError(f"loss={config.loss} with miner={config.miner}: loss.{error}") from None
 
 
 def _val_sampler(config: JobConfig, splits: Splits, loss: Any) -> tuple[Any, str]:

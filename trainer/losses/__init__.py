@@ -9,6 +9,8 @@ from trainer.config import registry
 if TYPE_CHECKING:
     import keras
 
+    from trainer.losses.miners.base import Miner
+
 
 def get(name: str, **parameters: Any) -> keras.losses.Loss | keras.layers.Layer:
     """Build the loss registered as `name`.
@@ -34,3 +36,25 @@ def get(name: str, **parameters: Any) -> keras.losses.Loss | keras.layers.Layer:
     0.2
     """
     return registry.get("loss", name).build(**parameters)
+
+
+def get_miner(name: str, seed: int = 0, **parameters: Any) -> Miner:
+    """Build the miner registered as `name`, to go with a loss over triplets in `MinedTriplets`.
+
+    Args:
+        name: one of `trainer.config.registry.components("miner")`.
+        seed: decides its draws, if it makes any.
+        **parameters: the miner's keyword parameters; those not named keep their defaults.
+
+    Returns:
+        `miner(labels, embeddings)` gives anchor, positive, negative, int32 (T,) places in the
+        batch, and valid (T,), which of them are triplets.
+
+    Raises:
+        UserError: no such miner, no such parameter, or a value of the wrong type.
+        ValueError: a value out of its range.
+
+    >>> get_miner("distance_weighted", cutoff=0.6).cutoff
+    0.6
+    """
+    return registry.get("miner", name).build(seed, **parameters)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 from keras import ops
+
+Number = TypeVar("Number", int, float)
 
 
 class EmbeddingLoss(keras.losses.Loss, abc.ABC):
@@ -50,9 +52,9 @@ class EmbeddingLoss(keras.losses.Loss, abc.ABC):
 class TripletLoss(EmbeddingLoss):
     """A loss over explicit triplets: embeddings (T, 3, D) in the order anchor, positive, negative.
 
-    Labels are ignored and may be anything, None included. Triplets of which some do not count come by way
-    of :meth:`of_valid`, with a mask: those which it leaves out are as if they were not there, and
-    where it leaves out all, the loss is 0 with zero gradients.
+    Labels are ignored and may be anything, None included. :meth:`of_valid` takes a mask as well:
+    triplets that it leaves out are as if they were not there, and where it leaves out all, the loss
+    is 0 with zero gradients.
     """
 
     def _checked(self, y_true: Any, embeddings: Any) -> Any:
@@ -179,7 +181,7 @@ def mean_where(mask: Any, values: Any) -> Any:
     return mean(ops.sum(values), ops.sum(ops.cast(mask, values.dtype)))
 
 
-def at_least(name: str, value: float, low: float, *, strictly: bool = False) -> float:
+def at_least(name: str, value: Number, low: float, *, strictly: bool = False) -> Number:
     """Return `value` if it is not below `low` (with `strictly`: if it is above).
 
     Raises:

@@ -53,8 +53,7 @@ class BatchAll(LabelLoss):
 
     def call(self, labels: Any, embeddings: Any) -> Any:
         """Return the loss of a batch."""
-        distance = distances.get(self.distance)
-        away = distance.away(distance.pairwise(embeddings))
+        away = distances.get(self.distance).pairwise_away(embeddings)
         weights, active = violation_weights(ops.stop_gradient(away), labels, self.margin)
         return mean(ops.sum(weights * away) + self.margin * active, active)
 

@@ -64,7 +64,7 @@ class Contrastive(LabelLoss):
         close, far = (1.0, 0.0) if distance.larger_is_closer else (0.0, 1.0)
         close = close if self.pos_margin is None else self.pos_margin
         far = far if self.neg_margin is None else self.neg_margin
-        away = distance.away(distance.pairwise(embeddings))
+        away = distance.pairwise_away(embeddings)
         positive, negative = pair_masks(labels)
         return _mean_violation(away - distance.away(close), positive) + _mean_violation(
             distance.away(far) - away, negative

@@ -42,6 +42,10 @@ class Distance:
             return squared_distances(embeddings)
         return euclidean_distances(embeddings)
 
+    def pairwise_away(self, embeddings: Any) -> Any:
+        """Return how far apart all pairs are: (B, D) gives (B, B)."""
+        return self.away(self.pairwise(embeddings))
+
     def _from_cosine(self, cosine: Any) -> Any:
         return cosine if self.larger_is_closer else ops.maximum(1.0 - cosine, 0.0)
 

@@ -61,8 +61,7 @@ class LiftedStructure(LabelLoss):
 
     def call(self, labels: Any, embeddings: Any) -> Any:
         """Return the loss of a batch."""
-        distance = distances.get(self.distance)
-        away = distance.away(distance.pairwise(embeddings))
+        away = distances.get(self.distance).pairwise_away(embeddings)
         positive, negative = pair_masks(labels)
         one = log_sum_exp(self.margin - away, negative)
         # The logarithm of both sums together; of equal ones, either has half the gradient.

@@ -19,6 +19,13 @@ def pair_masks(labels: Any) -> tuple[Any, Any]:
     return ops.logical_and(same, position[:, None] != position[None, :]), ops.logical_not(same)
 
 
+def has_both(positive: Any, negative: Any) -> Any:
+    """Return which items have a positive and a negative, as boolean (B, 1), from the two masks."""
+    return ops.logical_and(
+        ops.any(positive, axis=1, keepdims=True), ops.any(negative, axis=1, keepdims=True)
+    )
+
+
 def at(matrix: Any, columns: Any) -> Any:
     """Read `columns` (B, C) of each row of `matrix` (B, B): (B, C)."""
     return ops.take(ops.reshape(matrix, (-1,)), _flat(matrix, columns))
@@ -77,9 +84,9 @@ class Classmates:
     """The positives of each item, a few at a time, without a list of all pairs.
 
     Every item has its classmates numbered 0, 1, ... up to the size of its class less one; `most` is
-    how many the largest class gives (a scalar). Losses take them in rounds, with a work state of
-    O(B) a round: memory does not depend on class sizes, and all shapes are static, as XLA wants
-    them.
+    how many the largest class gives (a scalar), `count` how many each item has (B,). Losses take
+    them in rounds, with a work state of O(B) a round: memory does not depend on class sizes, and
+    all shapes are static, as XLA wants them.
     """
 
     def __init__(self, labels: Any) -> None:
@@ -93,15 +100,14 @@ class Classmates:
         last = ops.cast(ops.searchsorted(ordered, codes, side="right"), "int32")
         self._size = last - self._first
         self._place = ops.cast(ops.argsort(self._order), "int32") - self._first
-        self.most = ops.max(self._size) - 1
+        self.count = self._size - 1
+        self.most = ops.max(self.count)
 
     def take(self, numbers: Any) -> tuple[Any, Any]:
         """Return the positions in the batch (B, C) of classmates `numbers` of every item.
 
-        Numbers are (C,), the same for every item, or (B, C).
-
-        The second result (B, C) says where there is such a classmate; where there is none, the
-        position is a valid one of no meaning.
+        Numbers are (C,), the same for every item, or (B, C). The second result (B, C) says where
+        there is such a classmate; where there is none, the position is a valid one of no meaning.
         """
         step = (self._place[:, None] + numbers + 1) % self._size[:, None]
         exists = numbers + 1 < self._size[:, None]

@@ -10,7 +10,7 @@ from keras import ops
 from trainer.config.registry import register
 from trainer.losses import distances
 from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import at, closest, farthest, pair_masks
+from trainer.losses.pairs import at, closest, farthest, has_both, pair_masks
 
 
 @register("loss", "triplet_hard", takes="labels")
@@ -58,14 +58,10 @@ class TripletHard(LabelLoss):
 
     def call(self, labels: Any, embeddings: Any) -> Any:
         """Return the loss of a batch."""
-        distance = distances.get(self.distance)
-        away = distance.away(distance.pairwise(embeddings))
+        away = distances.get(self.distance).pairwise_away(embeddings)
         positive, negative = pair_masks(labels)
         # Without a positive or a negative, this reads some other pair, which is not counted.
         excess = at(away, farthest(away, positive)) - at(away, closest(away, negative))
         each = ops.softplus(excess) if self.soft else ops.relu(excess + self.margin)
-        counts = ops.logical_and(
-            ops.any(positive, axis=1, keepdims=True), ops.any(negative, axis=1, keepdims=True)
-        )
-        counts = ops.cast(counts, away.dtype)
+        counts = ops.cast(has_both(positive, negative), away.dtype)
         return mean(ops.sum(each * counts), ops.sum(counts))

@@ -64,8 +64,7 @@ class TripletSemihard(LabelLoss):
 
     def call(self, labels: Any, embeddings: Any) -> Any:
         """Return the loss of a batch."""
-        distance = distances.get(self.distance)
-        away = distance.away(distance.pairwise(embeddings))
+        away = distances.get(self.distance).pairwise_away(embeddings)
         weights, active, pairs = semihard_weights(ops.stop_gradient(away), labels, self.margin)
         return mean(ops.sum(weights * away) + self.margin * active, pairs)
 
@@ -104,6 +103,18 @@ def semihard_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any, A
         lambda: weigh(by_passes(away, negative), 1),
         lambda: weigh(by_sorting(away, negative), LOOKUPS),
     )
+
+
+def semihard(away: Any, negative: Any, near: Any) -> Any:
+    """Return the column (B, C) of the semi-hard negative for each of the values `near` (B, C).
+
+    C is known from the start; `negative` (B, B) says what is a negative.
+    """
+    if near.shape[1] > PASSES:
+        return by_sorting(away, negative)(near)
+    choose = by_passes(away, negative)
+    passes = [choose(near[:, place : place + 1]) for place in range(near.shape[1])]
+    return ops.concatenate(passes, axis=1)
 
 
 def by_passes(away: Any, negative: Any) -> Callable[[Any], Any]:
