@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,62 +28,9 @@ from trainer.serving.embedder import Embedder
 from trainer.serving.timing import Timing, time_model
 
 from .conftest import small_config
+from .pages import Page
 
 RUNNER = CliRunner()
-VOID = {"meta", "img", "br", "link", "input"}
-
-
-@dataclass
-class Row:
-    classes: str
-    cells: list[str] = field(default_factory=list)
-    cell_classes: list[str] = field(default_factory=list)
-
-
-class Page(HTMLParser):
-    """Tables, pictures and text of a page; every tag has to be closed in its turn."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.html = Path(path).read_text(encoding="utf-8")
-        self.open, self.tables, self.images, self.text, self.tags = [], {}, [], "", []
-        self.heading, self.rows, self.row = "", [], None
-        self.feed(self.html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append((tag, values))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "img":
-            self.images.append(values)
-        if tag == "table":
-            self.rows = self.tables.setdefault(self.label, [])
-        if tag == "tr":
-            self.row = Row(values.get("class") or "")
-            self.rows.append(self.row)
-        if tag in ("td", "th"):
-            assert tag == "td" or values["scope"] in ("row", "col", "rowgroup")
-            self.row.cells.append("")
-            self.row.cell_classes.append(values.get("class") or "")
-        if values.get("role") == "region":
-            self.label = values["aria-label"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            return
-        self.text += data
-        if "td" in self.open or "th" in self.open:
-            self.row.cells[-1] += data
-
-    def column(self, table, number):
-        """Return the cells of a column by the first cell of their rows."""
-        return {row.cells[0]: row.cells[number].strip() for row in self.tables[table][1:]}
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +186,8 @@ def test_training_time_adds_up_the_rows(pictures):
         {"step": 30.0, "images_per_second": 320.0},
     ]
     assert training_seconds(config, rows) == 20 * 64 / 64 + 10 * 64 / 320
+    between = [rows[0], {"step": 25.0, "hard": 0.5}, *rows[1:], {"step": 40.0, "hard": 0.5}]
+    assert training_seconds(config, between) == training_seconds(config, rows)
     triplets = small_config(pictures, "loss=triplet_margin", "train.accumulate=2")
     assert training_seconds(triplets, rows) == 3 * (20 + 2)
     assert training_seconds(config, []) is None

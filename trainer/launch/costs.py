@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,11 +81,10 @@ def model_size(model: keras.Model, config: JobConfig) -> dict[str, int]:
         config: says which of the other weights training leaves alone.
     """
     from trainer.models import trunk_variables
+    from trainer.training.groups import chosen_weights
 
     options = config.training
-    weights = model.trainable_variables
-    if options.trainable is not None:
-        weights = [weight for weight in weights if re.search(options.trainable, weight.path)]
+    weights = chosen_weights(model, options)
     if options.trunk_lr_scale == 0:
         trunk = trunk_variables(model)
         weights = [weight for weight in weights if weight.path not in trunk]
@@ -130,10 +128,12 @@ def training_seconds(config: JobConfig, training: Sequence[Mapping[str, float]])
     """Return the time of the training steps from the images/s of each row, None without rows.
 
     Each row has the speed since the row before, so this is right also for a job that was stopped
-    and went on later.
+    and went on later. Rows of a summary alone have none.
     """
     seconds, before = 0.0, 0.0
     for row in training:
+        if "loss" not in row:
+            continue
         if not row.get("images_per_second"):
             return None
         seconds += (row["step"] - before) * images_per_step(config) / row["images_per_second"]

@@ -38,11 +38,7 @@ def parameter_groups(
         UserError: no weight of the model is left to train, or a function that is named is not
             there or fails.
     """
-    trained = [
-        _chooser(options.trainable),
-        _of_user("train.trainable_function", options.trainable_function),
-    ]
-    weights = [weight for weight in model.trainable_variables if all(t(weight) for t in trained)]
+    weights = chosen_weights(model, options)
     if not weights:
         raise UserError(f"no weight is left to train{_why(options)}")
     scales: dict[float, list[Any]] = {1.0: []}
@@ -63,6 +59,15 @@ def parameter_groups(
         optimizer.exclude_from_weight_decay(var_list=still)
         groups.append((optimizer, members))
     return groups
+
+
+def chosen_weights(model: keras.Model, options: TrainOptions) -> list[Any]:
+    """Return the model's trainable weights that `trainable` and `trainable_function` choose."""
+    chosen = [
+        _chooser(options.trainable),
+        _of_user("train.trainable_function", options.trainable_function),
+    ]
+    return [weight for weight in model.trainable_variables if all(c(weight) for c in chosen)]
 
 
 def decays(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
