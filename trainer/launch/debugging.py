@@ -31,7 +31,7 @@ def check_debugger() -> None:
         raise UserError(
             '--debug opens IPython, which is not installed: pip install "mildnet[debug]"'
         )
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+    if not _on_terminal():
         raise UserError(
             "--debug opens IPython before the first step, and there is no terminal to open it on; "
             "leave --debug out"
@@ -116,13 +116,17 @@ def open_session(
     shell = InteractiveShellEmbed(
         config=settings, banner1=_banner(ready.step, names), exit_msg="", user_ns=names
     )
-    shell.mainloop(local_ns=names, module=ModuleType("mildnet_debug"))
+    shell(local_ns=names, module=ModuleType("mildnet_debug"))
     if asked["stop"]:
         raise Stopped(
             f"stopped by stop() after step {ready.step}; run it again to go on from there", STOPPED
         )
     if not asked["keep"]:
         ready.state.restore(before)
+
+
+def _on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _banner(step: int, names: dict[str, Any]) -> str:
