@@ -132,9 +132,9 @@ def training_seconds(config: JobConfig, training: Sequence[Mapping[str, float]])
     """
     seconds, before = 0.0, 0.0
     for row in training:
-        if "loss" not in row:
+        if "images_per_second" not in row:
             continue
-        if not row.get("images_per_second"):
+        if not row["images_per_second"]:
             return None
         seconds += (row["step"] - before) * images_per_step(config) / row["images_per_second"]
         before = row["step"]
