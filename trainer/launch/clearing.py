@@ -177,7 +177,8 @@ def _scan(folder: RunFolder) -> OldRun:
     made = [*MADE, *_trackers(folder)]
     tops = {pattern.partition("/")[0] for pattern in made}
     # What a process leaves that is killed while it writes has the name in its own.
-    made += [f".{top}.*" for top in tops if "*" not in top]
+    made += [f".{top}.*" for top in tops]
+    tops |= {f".{top}.*" for top in tops}
     files, folders, foreign, size = [], [], [], 0
     for place, inner, names in _walk(folder.path):
         below = [name.rstrip("/") for name in inner]
@@ -185,16 +186,15 @@ def _scan(folder: RunFolder) -> OldRun:
         relative = place[len(folder.path) :].strip("/")
         if relative:
             folders.append(relative)
-            if not inner and not names and relative.partition("/")[0] not in tops:
+            if not inner and not names and not _matches(relative.partition("/")[0], tops):
                 foreign.append(relative)
         for name in [*names, *links]:
             path = f"{relative}/{name}".strip("/")
             files.append(path)
             full = folder.file(path)
             link = os.path.islink(full)
-            if not any(fnmatchcase(path, pattern) for pattern in made) or (
-                link and not path.startswith("wandb/")
-            ):
+            # Weights & Biases makes links of its own, to its newest files.
+            if not _matches(path, made) or (link and not path.startswith("wandb/")):
                 foreign.append(path)
             if not link:
                 size += gfile().stat(full).length if is_remote(full) else os.path.getsize(full)
@@ -205,6 +205,10 @@ def _scan(folder: RunFolder) -> OldRun:
             f"{', '.join(sorted(foreign)[:3])}{more}; move that away, or choose another run folder"
         )
     return OldRun(folder, tuple(files), tuple(reversed(folders)), size)
+
+
+def _matches(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _walk(path: str) -> Iterable[tuple[str, list[str], list[str]]]:
