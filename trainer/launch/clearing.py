@@ -27,6 +27,8 @@ MADE = (
     "restored.json",
     "environment.json",
     "evaluation.json",
+    "evaluation.html",
+    "evaluation_retrieved.json",
     "variables.csv",
     "training.csv",
     "bad_images.log",
