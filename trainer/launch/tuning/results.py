@@ -146,7 +146,6 @@ def draw(search: Search, trials: Sequence[Trial]) -> None:
     for axes in places[len(plots) :]:
         axes.set_visible(False)
     folder = RunFolder(search.folder)
-    write_bytes(folder.file("trials.png"), pages.as_png(figure))
     order, best = ranked(search, trials), best_of(search, trials)
     html = pages.render(
         "tune.html.j2",
@@ -164,6 +163,7 @@ def draw(search: Search, trials: Sequence[Trial]) -> None:
         curves=curves,
     )
     folder.write_text("trials.html", html)
+    write_bytes(folder.file("trials.png"), pages.as_png(figure))
 
 
 def is_here(trial: Trial) -> bool:
