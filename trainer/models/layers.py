@@ -63,6 +63,61 @@ class Preprocess(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="mildnet")
+class FitPixels(keras.layers.Layer):
+    """Resize pictures, then scale and shift their pixels: what a net from elsewhere asks for.
+
+    In float32 whatever the dtype policy. Keras' own `Resizing` would not do: called without a word
+    on training, it takes that for granted, and the layers after it with it.
+
+    Args:
+        size: height and width in pixels; None: they stay as they are.
+        scale: factor on pixels, one for all channels or one for each.
+        offset: added after that, likewise.
+        interpolation: as of `keras.ops.image.resize`, which see for the other arguments too.
+        antialias: whether shrinking smooths.
+        crop_to_aspect_ratio: whether another shape of picture is cut and not stretched.
+        pad_to_aspect_ratio: whether it is padded and not stretched.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None = None,
+        scale: float | tuple[float, ...] = 1.0,
+        offset: float | tuple[float, ...] = 0.0,
+        interpolation: str = "bilinear",
+        antialias: bool = False,
+        crop_to_aspect_ratio: bool = False,
+        pad_to_aspect_ratio: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.size = None if size is None else (int(size[0]), int(size[1]))
+        self.scale, self.offset = scale, offset
+        self.resizing = {
+            "interpolation": interpolation,
+            "antialias": antialias,
+            "crop_to_aspect_ratio": crop_to_aspect_ratio,
+            "pad_to_aspect_ratio": pad_to_aspect_ratio,
+        }
+
+    def call(self, images: Any) -> Any:
+        images = ops.cast(images, "float32")
+        if self.size is not None and tuple(images.shape[1:3]) != self.size:
+            images = ops.image.resize(
+                images, self.size, data_format="channels_last", **self.resizing
+            )
+        return images * ops.array(self.scale, "float32") + ops.array(self.offset, "float32")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], *(self.size or input_shape[1:3]), input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"size": self.size, "scale": self.scale, "offset": self.offset}
+        return {**super().get_config(), **config, **self.resizing}
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
 class GeM(keras.layers.Layer):
     """Generalised mean pooling over height and width: (mean of max(x, eps)^p)^(1/p).
 
@@ -326,3 +381,46 @@ def _replica() -> tuple[Any, int]:
     if context is None:
         return 0, 1
     return context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class TokenPool(keras.layers.Layer):
+    """Takes from tokens (B, N, C) of a transformer what is pooled, in float32.
+
+    The last rows x columns tokens are those of the patches, row by row; before them come the class
+    token and other ones.
+
+    Args:
+        kind: `cls`, the first token, (B, C); `mean` of the patches, (B, C); `map` of the patches,
+            (B, rows, columns, C).
+        rows: patches from top to bottom.
+        columns: patches from left to right.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    def __init__(self, kind: str, rows: int, columns: int, **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if kind not in ("cls", "mean", "map"):
+            raise ValueError(f"kind {kind!r} is not one of cls, mean, map")
+        self.kind, self.rows, self.columns = kind, rows, columns
+
+    def call(self, tokens: Any) -> Any:
+        tokens = ops.cast(tokens, "float32")
+        if self.kind == "cls":
+            return tokens[:, 0]
+        patches = tokens[:, tokens.shape[1] - self.rows * self.columns :]
+        if self.kind == "mean":
+            return ops.mean(patches, axis=1)
+        shape = (ops.shape(patches)[0], self.rows, self.columns, patches.shape[-1])
+        return ops.reshape(patches, shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        map_ = (self.rows, self.columns) if self.kind == "map" else ()
+        return (input_shape[0], *map_, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"kind": self.kind, "rows": self.rows, "columns": self.columns}
+        return {**super().get_config(), **config}

@@ -152,8 +152,10 @@ def mildnet(
     image_size: int,
     *,
     trunk: str = "convnet_small",
-    weights: str = "none",
-    preprocessing: Literal["rescale", "caffe", "torch", "tf", "lite", "native", "none"] = "rescale",
+    weights: str = "auto",
+    preprocessing: Literal[
+        "auto", "rescale", "caffe", "torch", "tf", "lite", "native", "none"
+    ] = "auto",
     skips: tuple[str, ...] = ("default",),
     pooling: Literal["gap", "gem", "none"] = "gap",
     hidden: tuple[int, ...] = (),
@@ -176,12 +178,15 @@ def mildnet(
     Args:
         image_size: height and width of the input in pixels.
         trunk: a registered trunk (`mildnet describe trunk`); its parameters may follow in
-            parentheses: `convnet_small(widths=(16, 32), norm="group")`.
+            parentheses: `convnet_small(widths=(16, 32), norm="group")`. Nets of KerasHub and
+            KerasCV are `kerashub:PRESET` and `kerascv:NAME`, a SavedModel is `hub:FOLDER`.
         weights: trunk weights: `imagenet`, `none`, or the path of a `.weights.h5`, `.h5` or
-            `.keras` file (efficientnet_lite0 and swinv2 also take PyTorch's).
+            `.keras` file (efficientnet_lite0 and swinv2 also take PyTorch's). `auto`: those that
+            a preset or a SavedModel brings; none for other trunks.
         preprocessing: what the model does to pixels 0..255 first: `rescale` to 0..1 (MILDNet's),
             `caffe`, `torch`, `tf`, `lite` (see `Preprocess`), `native` for what the trunk's
-            ImageNet weights expect, `none`.
+            ImageNet weights expect, `none`. `auto`: nothing where the trunk scales pixels by
+            itself (kerashub, kerascv, hub), else `rescale`.
         skips: trunk layers whose pooled output joins the embedding, in this order; `*` and `[2-4]`
             work as in file names. `default` for those of the trunk, `none` for no skips.
         pooling: `gap` (average) or `gem` (generalised mean with a learned exponent), for the
@@ -198,7 +203,7 @@ def mildnet(
         embedding_activation: activation of the embedding before its normalisation.
         normalize: whether embeddings get unit length.
         frozen: how many of the trunk's first layers are not trained (its input counts as one, as
-            in Keras' `layers[:10]`), or the name of the last layer that is not trained.
+            in Keras' `layers[:10]`), or the name of the last layer that is not trained, or `all`.
 
     Returns:
         The model: images (B, S, S, 3), float 0..255 or uint8 -> float32 embeddings (B, D).
@@ -215,7 +220,16 @@ def mildnet(
         if not 0 <= share < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {share}")
     component, _ = parse_trunk(trunk)
-    mode = component.tags["preprocessing"] if preprocessing == "native" else preprocessing
+    mode = {"native": component.tags["preprocessing"], "auto": "rescale"}.get(
+        preprocessing, preprocessing
+    )
+    if "brings" in component.tags:
+        if preprocessing not in ("auto", "native", "none"):
+            raise ValueError(
+                f"trunk {component.name} scales pixels by itself: preprocessing is auto, not"
+                f" {preprocessing}"
+            )
+        mode = "none"
     images = keras.Input((image_size, image_size, 3), name="image")
     pixels = Preprocess(mode, name="preprocess")(images)
     features, *skipped = build_trunk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,41 @@ CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def parse_trunk(trunk: str) -> tuple[Component, dict[str, Any]]:
-    """Read a trunk as a config writes it: `vgg16`, or `convnet_small(widths=(16, 32))`.
+    """Read a trunk as a config writes it.
+
+    Its forms are `vgg16`, `convnet_small(widths=(16, 32))`, and for those with the tag `argument`
+    `kerashub:PRESET` or `kerashub:PRESET(tokens="mean")`.
 
     Raises:
-        UserError: no such trunk or parameter, or text that is neither of the two forms.
+        UserError: no such trunk or parameter, or text that is none of these forms.
     """
-    name, parenthesis, _ = trunk.partition("(")
+    trunk = trunk.strip()
+    # What follows a colon may be a path, with parentheses in it.
+    head, parenthesis, rest = trunk.partition("(") if trunk.endswith(")") else (trunk, "", "")
+    if not parenthesis and ":" not in head:
+        head, parenthesis, rest = trunk.partition("(")
+    name, colon, argument = head.partition(":")
     component = get("trunk", name.strip())
-    if not parenthesis:
-        return component, component.check({})
-    try:
-        call = ast.parse(trunk.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError
-        given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError):
-        raise UserError(
-            f"trunk {trunk!r} cannot be read: write a name, or NAME(parameter=value, ...) with"
-            " texts in quotes and lists in parentheses"
-        ) from None
+    given: dict[str, Any] = {}
+    if parenthesis:
+        try:
+            call = ast.parse(f"trunk({rest}", mode="eval").body
+            if not isinstance(call, ast.Call) or call.args:
+                raise ValueError
+            given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        except (SyntaxError, ValueError):
+            raise UserError(
+                f"trunk {trunk!r} cannot be read: write a name, or NAME(parameter=value, ...) with"
+                " texts in quotes and lists in parentheses"
+            ) from None
+    if "argument" in component.tags:
+        key = component.tags["argument"]
+        if colon:
+            given[key] = argument.strip()
+        if not given.get(key):
+            raise UserError(f"trunk {trunk!r} says no {key}: write {component.name}:{key.upper()}")
+    elif colon:
+        raise UserError(f"trunk {trunk!r} cannot be read: {component.name} takes no {argument!r}")
     return component, component.check(given)
 
 
@@ -49,12 +66,12 @@ def build_trunk(
     Args:
         trunk: a registered trunk, with parameters in parentheses if need be.
         image_size: height and width of its input in pixels.
-        weights: `none`, `imagenet`, or the path of a file (a PyTorch checkpoint too, if the trunk
-            has the tag `torch`).
+        weights: `auto`, `none`, `imagenet`, or the path of a file (a PyTorch checkpoint too, if the
+            trunk has the tag `torch`).
         skips: names of layers whose output is wanted too, see :func:`match_layers`.
         frozen: how many of the first layers are not trained, the input layer counted, or the name
-            of the last layer that is not trained. A frozen batch normalisation uses its moving
-            statistics and does not change them.
+            of the last layer that is not trained, or `all`. A frozen batch normalisation uses its
+            moving statistics and does not change them.
 
     Returns:
         A model from preprocessed pictures (B, S, S, 3) to the list of its last feature map and the
@@ -69,9 +86,15 @@ def build_trunk(
     if image_size < minimum:
         raise ValueError(f"{component.name} needs an image size of {minimum} or more: {image_size}")
     images = keras.Input((image_size, image_size, 3), name="trunk_input")
-    from_imagenet = "imagenet" if weights == "imagenet" else None
+    source = "imagenet" if weights == "imagenet" else None
+    if "brings" in component.tags:
+        if source:
+            raise ValueError(
+                f"trunk {component.name} brings weights of its own: weights is auto, none or a path"
+            )
+        source = "own" if weights == "auto" else None
     try:
-        model = component.load()(images, from_imagenet, **parameters)
+        model = component.load()(images, source, **parameters)
     except Exception as error:
         # Keras' downloader raises a bare Exception with this text; all else is not about the net.
         if not str(error).startswith("URL fetch failure"):
@@ -83,11 +106,11 @@ def build_trunk(
         ) from error
     if weights.endswith(CHECKPOINTS) and "torch" in component.tags:
         load_checkpoint(model, weights, component.tags["torch"])
-    elif weights not in ("none", "imagenet"):
+    elif weights not in ("auto", "none", "imagenet"):
         load_weights(model, weights)
     if keras.backend.backend() == "tensorflow":
         # Statistics over the global batch, so that N replicas compute what one device computes.
-        for layer in model.layers:
+        for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
     freeze(model, frozen)
@@ -120,20 +143,34 @@ def match_layers(model: keras.Model, patterns: tuple[str, ...]) -> list[str]:
 
 
 def freeze(model: keras.Model, frozen: int | str) -> None:
-    """Stop training of the first layers of `model`: a number of them, or up to and with a name.
+    """Stop training of the first layers of `model`: a number, up to and with a name, or `all`.
+
+    The layers of a model in the model count one by one.
 
     Raises:
         ValueError: more layers than there are, a negative number, or an unknown name.
     """
-    names = [layer.name for layer in model.layers]
+    if frozen == "all":
+        model.trainable = False
+        return
+    layers = list(_layers(model))
+    names = [layer.name for layer in layers]
     if isinstance(frozen, str):
         if frozen not in names:
             raise ValueError(f"no layer {frozen!r} in trunk {model.name}: {', '.join(names)}")
         frozen = names.index(frozen) + 1
     if not 0 <= frozen <= len(names):
         raise ValueError(f"trunk {model.name} has {len(names)} layers, {frozen} cannot be frozen")
-    for layer in model.layers[:frozen]:
+    for layer in layers[:frozen]:
         layer.trainable = False
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
 
 
 def load_weights(trunk: keras.Model, path: str) -> None:
