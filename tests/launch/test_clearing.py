@@ -129,7 +129,7 @@ def test_a_folder_with_something_foreign_is_left_alone(run, config, put, named):
     put(run)
     before = content(run)
     for attempt in (lambda: find_old_run(config, str(run)), lambda: delete(old)):
-        with pytest.raises(UserError, match=r"holds what no job makes: .*; move that away") as error:
+        with pytest.raises(UserError, match="holds what no job makes") as error:
             attempt()
         assert named in str(error.value)
         assert "\n" not in str(error.value)
