@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer import losses
 from trainer.config.train_options import TrainOptions
+from trainer.losses.mined import MinedTriplets
 from trainer.training.groups import parameter_groups
 from trainer.training.loop import Task
 from trainer.training.strategy import get_strategy, replica_slices
@@ -41,8 +42,8 @@ def small_model(dropout=0.0, norm=True):
     return keras.Model(inputs, keras.layers.UnitNormalization()(x))
 
 
-def batches(strategy, start, stop, arrays=batch_arrays):
-    slices = replica_slices(strategy, ROWS)
+def batches(strategy, start, stop, arrays=batch_arrays, total=ROWS):
+    slices = replica_slices(strategy, total)
 
     def generate():
         for number in range(start, stop):
@@ -67,13 +68,15 @@ def make_task(
     replicas=1,
     strategy=None,
     loss="triplet_semihard",
+    miner=None,
     model=None,
     trackers=(),
     **changes,
 ):
     """Return (strategy, task); call `fit` under the strategy's scope.
 
-    `changes` are training options, and fields of the task where it has such a field.
+    `miner` is a name and parameters. `changes` are training options, and fields of the task where
+    it has such a field.
     """
     fields = {field.name for field in dataclasses.fields(Task)}
     options = TrainOptions(**{k: v for k, v in changes.items() if k not in fields})
@@ -84,6 +87,11 @@ def make_task(
         with strategy.scope():
             model = small_model(**(model or {}))
             objective = losses.get(loss, margin=0.2)
+            if miner:
+                name, parameters = miner
+                objective = MinedTriplets(
+                    loss=objective, miner=losses.get_miner(name, 3, **parameters)
+                )
             if hasattr(objective, "prepare"):
                 objective.prepare(range(4), model.output_shape[-1])
             groups = parameter_groups(

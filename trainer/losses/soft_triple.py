@@ -68,7 +68,7 @@ class SoftTriple(ProxyLoss):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.centers_per_class = int(at_least("centers_per_class", centers_per_class, 1))
+        self.centers_per_class = at_least("centers_per_class", centers_per_class, 1)
         self.la = at_least("la", la, 0, strictly=True)
         self.gamma = at_least("gamma", gamma, 0, strictly=True)
         self.margin = at_least("margin", margin, 0)
