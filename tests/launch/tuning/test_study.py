@@ -292,6 +292,12 @@ def test_a_study_of_another_search_is_refused(tmp_path, changes, options, error)
     assert Study(make_search(tmp_path), StudyOptions()).trials() == before
 
 
+def test_a_space_may_be_mended_before_the_first_trial(tmp_path):
+    Study(make_search(tmp_path), StudyOptions())
+    (trial,) = run(tmp_path, StudyOptions("grid"), space="lr: {choices: [0.1]}")
+    assert trial.params == {"lr": 0.1}
+
+
 def test_another_sampler_or_pruner_may_go_on_but_not_with_a_grid(tmp_path):
     space = "lr: {choices: [0.1, 0.2]}"
     run(tmp_path, StudyOptions("random", 1), space=space)
@@ -339,6 +345,12 @@ def test_a_damaged_database_is_told_in_one_line(tmp_path):
     (tmp_path / "tune").mkdir()
     (tmp_path / "tune" / "study.db").write_text("not a database, " * 1000)
     with pytest.raises(UserError, match=r"--storage: file is not a database"):
+        run(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "tune").write_text("")
+    with pytest.raises(UserError, match=r"tune: can't be made \(File exists\)"):
         run(tmp_path)
 
 

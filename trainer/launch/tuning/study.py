@@ -98,7 +98,10 @@ class Study:
         self.combinations = search.space.combinations() if options.sampler == "grid" else None
         self._optuna = _import_optuna()
         if create:
-            os.makedirs(search.folder, exist_ok=True)
+            try:
+                os.makedirs(search.folder, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{search.folder}: can't be made ({error.strerror})") from None
         elif not options.storage and not os.path.exists(f"{search.folder}/{DATABASE}"):
             raise UserError(f"{search.folder}: holds no study; begin one without --summary")
         with _database_errors(), self._alone() if create else contextlib.nullcontext():
@@ -185,7 +188,8 @@ class Study:
             load_if_exists=True,
         )
         identity = {**search.identity(), "grid": self.combinations is not None}
-        if IDENTITY in study.user_attrs:
+        # A space that is mended before the first trial is no other search.
+        if IDENTITY in study.user_attrs and study.get_trials(deepcopy=False):
             check_identity(study.user_attrs[IDENTITY], identity, f"study {name!r}")
             return study
         left = [file for file in RunFolder(search.folder).names() if re.match(r"trial-\d", file)]

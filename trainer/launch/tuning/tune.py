@@ -67,11 +67,11 @@ def tune(space: Space, options: TuneOptions, console: Console) -> None:
             "TF_CONFIG is set: a trial runs on one machine; unset it, and start the same command "
             "on each machine with one --storage"
         )
+    search.check()
     if options.index is not None or options.index_variable is not None:
         _run_combination(search, options, console)
         return
     study = Study(search, options.study)
-    search.check()
 
     def tell(done: Trial, trials: list[Trial]) -> None:
         LOG.info(results.in_one_line(search, done, trials))
@@ -115,7 +115,6 @@ def _run_combination(search: Search, options: TuneOptions, console: Console) -> 
         if index is not None:
             raise UserError("give --index or --index-from-env, one of the two")
         index = array.index_from(options.index_variable)
-    search.check()
     trial = array.run_combination(search, (index or 0) - options.index_base)
     LOG.info(results.in_one_line(search, trial, []))
     console.print(f"run folder {trial.folder}", soft_wrap=True)
