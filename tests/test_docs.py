@@ -36,6 +36,7 @@ import trainer.task
 from tests.reference.swinv2_cases import CASES, weight
 from trainer.config import JobConfig, UserError
 from trainer.data.readers.items import read_items
+from trainer.launch.tuning.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [
@@ -45,7 +46,7 @@ DOCS = [
 ]
 
 #: What a block may be marked as; `text` is for people only.
-LANGUAGES = {"python", "sh", "cnf", "csv", "text"}
+LANGUAGES = {"python", "sh", "cnf", "csv", "yaml", "text"}
 
 APPS = {
     ("mildnet",): trainer.cli.app,
@@ -77,6 +78,14 @@ BY_HAND = {
     "--to runs/released": "needs weights of the authors: tests/models/weights converts files alike",
     '.venv/bin/pip install -c constraints.txt -e ".[gpu,pretrained]"': "on a machine with a GPU",
     '.venv/bin/pip install -c constraints.txt -e ".[wandb]"': "changes the environment",
+    '.venv/bin/pip install -c constraints.txt -e ".[tune]"': "changes the environment",
+    "mildnet tune shop.cnf --space space.yaml --to /shared/search --storage /shared/search.log": (
+        "several machines: tests/launch/tuning/test_study.py shares a study between processes"
+    ),
+    "mildnet tune shop.cnf --space space.yaml --to search "
+    "--storage postgresql://user@db/optuna --study shop": "needs a database",
+    "sbatch --array=0-5 --wrap "
+    "'mildnet tune shop.cnf --space grid.yaml --to grid --index-from-env auto'": "needs a cluster",
     "wandb login": "asks for a key",
     "wandb sync runs/offline/wandb/offline-run-*": "needs an account",
     "mildnet train job_configs/demo/synthetic.cnf --run-dir runs/online --set trackers=csv,wandb "
@@ -222,7 +231,12 @@ def small(app: Any, arguments: list[str]) -> list[str]:
     for index, changes in SMALL_INDEX.items():
         if f"index={index}" in (values.get("overrides") or []):
             wanted = wanted | changes
-    return arguments + [word for key in wanted for word in ("--set", f"{key}={wanted[key]}")]
+    fewer = ["--trials", "1"] if values.get("trials") else []
+    return [
+        *arguments,
+        *fewer,
+        *(word for key in wanted for word in ("--set", f"{key}={wanted[key]}")),
+    ]
 
 
 PRODUCTS, VIEWS = 18, 6
@@ -361,6 +375,16 @@ def check_config(block: Block) -> None:
         raise AssertionError(f"{block.place}: {error}") from None
 
 
+def check_space(block: Block) -> None:
+    """What a search tries, in the file that the first line names: it has to fit the demo's job."""
+    name = block.text.splitlines()[0].removeprefix("# ")
+    Path(name).write_text(block.text)
+    try:
+        Space(name, "job_configs/demo/synthetic.cnf")
+    except UserError as error:
+        raise AssertionError(f"{block.place}: {error}") from None
+
+
 def check_csv(block: Block, folder: Path) -> None:
     """A table with a header has to be an items.csv, one without a list of triplets."""
     rows = list(csv.reader(io.StringIO(block.text)))
@@ -383,6 +407,8 @@ def run_blocks(blocks: list[Block], folder: Path) -> None:
                 run_command(block, command)
         elif block.language == "cnf":
             check_config(block)
+        elif block.language == "yaml":
+            check_space(block)
         elif block.language == "csv":
             check_csv(block, folder)
 
@@ -447,6 +473,7 @@ def test_blocks_are_found_also_in_lists_and_never_left_open() -> None:
         ("sh", "mildnet search runs/none photo.jpg --no-such-option", "--no-such-option"),
         ("sh", "mildnet search runs/none photo.jpg", "not a run folder"),
         ("cnf", "loss.margn=0.2", "loss.margn"),
+        ("yaml", "# space.yaml\nloss.margn: {choices: [0.2]}", "did you mean 'loss.margin'"),
         ("csv", "path,lable\na.jpg,1", "lable"),
         ("csv", "path,label\na.jpg", "the header has 2"),
         ("python", "raise ValueError('from the guide')", "from the guide"),
