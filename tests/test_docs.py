@@ -222,6 +222,8 @@ def config_of(values: dict[str, Any]) -> JobConfig | None:
 
 
 def small(app: Any, arguments: list[str]) -> list[str]:
+    if values.get("model_module"):
+        return JobConfig.from_module(values["model_module"], overrides)
     """Return the arguments with options behind them that make the command small."""
     values = parse(app, arguments)
     config = config_of(values)
@@ -237,6 +239,8 @@ def small(app: Any, arguments: list[str]) -> list[str]:
         *fewer,
         *(word for key in wanted for word in ("--set", f"{key}={wanted[key]}")),
     ]
+    if config is not None and config.model_module:
+        wanted = {key: SMALL_JOB[key] for key in ("image_size", "batch_size", "steps")}
 
 
 PRODUCTS, VIEWS = 18, 6
