@@ -90,6 +90,9 @@ BY_HAND = {
     "wandb sync runs/offline/wandb/offline-run-*": "needs an account",
     "mildnet train job_configs/demo/synthetic.cnf --run-dir runs/online --set trackers=csv,wandb "
     "--set tracker.wandb.project=shop": "needs an account; the offline job beside it runs",
+    "mildnet train --model-module my_ranker --run-dir runs/looked --debug": (
+        "needs a terminal: tests/launch/test_debugging.py has one"
+    ),
     "curl -O ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip": "a download",
     "unzip -q Stanford_Online_Products.zip -d data": "a download",
     "mkdir -p weights": "for downloads",
