@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from trainer.cli import app
 from trainer.config import UserError
 from trainer.launch import deep_report
+from trainer.launch.clearing import find_old_run
 from trainer.launch.deep_plots import draw_confusion
 from trainer.launch.deep_report import report_file, report_run
 from trainer.launch.evaluating import embed_split, measure
@@ -240,6 +241,8 @@ def test_the_page_needs_nothing_else_and_is_small(reported, run):
     assert not re.search(r"url\(|@import", page.html)
     assert all(image["alt"] for image in page.images)
     assert not [name for name in os.listdir(run) if name.startswith(".evaluation")]
+    # A fresh start may delete what the command wrote.
+    assert find_old_run(RunFolder.open(str(run)).config(), str(run)) is not None
 
 
 def test_queries_of_one_domain_search_the_other(run, embedded, quick, tmp_path):
