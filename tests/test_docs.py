@@ -216,6 +216,8 @@ def parse(app: Any, arguments: list[str]) -> dict[str, Any]:
 def config_of(values: dict[str, Any]) -> JobConfig | None:
     """Return the config that a command trains with, None if it does not train."""
     name, overrides = values.get("config"), values.get("overrides") or []
+    if values.get("model_module"):
+        return JobConfig.from_module(values["model_module"], overrides)
     if name is None or values.get("list_configs"):
         return None
     path = Path(name)
@@ -225,14 +227,14 @@ def config_of(values: dict[str, Any]) -> JobConfig | None:
 
 
 def small(app: Any, arguments: list[str]) -> list[str]:
-    if values.get("model_module"):
-        return JobConfig.from_module(values["model_module"], overrides)
     """Return the arguments with options behind them that make the command small."""
     values = parse(app, arguments)
     config = config_of(values)
     wanted: dict[str, Any] = {}
     if config is not None:
         wanted = SMALL_JOB | (SMALL_DATA if config.dataset == "synthetic" else {})
+    if config is not None and config.model_module:
+        wanted = {key: SMALL_JOB[key] for key in ("image_size", "batch_size", "steps")}
     for index, changes in SMALL_INDEX.items():
         if f"index={index}" in (values.get("overrides") or []):
             wanted = wanted | changes
@@ -242,8 +244,6 @@ def small(app: Any, arguments: list[str]) -> list[str]:
         *fewer,
         *(word for key in wanted for word in ("--set", f"{key}={wanted[key]}")),
     ]
-    if config is not None and config.model_module:
-        wanted = {key: SMALL_JOB[key] for key in ("image_size", "batch_size", "steps")}
 
 
 PRODUCTS, VIEWS = 18, 6
