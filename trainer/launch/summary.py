@@ -39,8 +39,12 @@ PUBLISHED = (
 
 
 def quiet_tensorflow() -> None:
-    """Keep TensorFlow's notes off the terminal; to be called before it is imported."""
+    """Keep TensorFlow's notes off the terminal, and let it use its fast kernels; to be called
+    before it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # By itself it takes oneDNN only on processors with AVX512-VNNI. On others, too, a convolution
+    # takes half the time with it.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # A level would not last: in a notebook TensorFlow sets its own when it is imported.
     logging.getLogger("tensorflow").addFilter(_warns)
 
