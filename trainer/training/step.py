@@ -173,8 +173,9 @@ class TrainStep:
             embeddings = self._model(batch["image"], training=True)
             if self._replicas > 1:
                 context = tf.distribute.get_replica_context()
-                embeddings = context.all_gather(embeddings, axis=0)
-                embeddings = tf.ensure_shape(embeddings, (self._rows, embeddings.shape[-1]))
+                # Gathering forgets all sizes, and some losses want to know that of an embedding.
+                shape = (self._rows, embeddings.shape[-1])
+                embeddings = tf.ensure_shape(context.all_gather(embeddings, axis=0), shape)
                 about = {
                     name: tf.ensure_shape(context.all_gather(value, axis=0), (self._rows,))
                     for name, value in about.items()

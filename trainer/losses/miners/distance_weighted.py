@@ -77,7 +77,7 @@ class DistanceWeighted(Miner):
         away = distances.get("euclidean").pairwise(distances.unit(embeddings))
         away = ops.maximum(away, self.cutoff)
         allowed = ops.logical_and(negative, away < self.nonzero_loss_cutoff)
-        size = embeddings.shape[1]
+        size = ops.cast(ops.shape(embeddings)[1], away.dtype)
         density = (size - 2.0) * ops.log(away) + (size - 3.0) / 2 * ops.log(
             ops.maximum(1.0 - ops.square(away) / 4, LEAST)
         )
