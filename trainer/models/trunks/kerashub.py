@@ -116,6 +116,8 @@ def _keep_positions(net: keras.Model) -> None:
 def _preprocess(images: Any, converter: Any, net: Any, size: int | None) -> Any:
     """Do to pictures what KerasHub's ImageConverter does."""
     height, width, _ = _picture_shape(net)
+    if size is not None and (height or size, width or size) != (size, size):
+        raise ValueError(f"{type(net).__name__} takes {height} x {width} pixels, not {size}")
     if size is not None:
         target: Any = (size, size)
     else:
