@@ -90,6 +90,12 @@ BY_HAND = {
     "wandb sync runs/offline/wandb/offline-run-*": "needs an account",
     "mildnet train job_configs/demo/synthetic.cnf --run-dir runs/online --set trackers=csv,wandb "
     "--set tracker.wandb.project=shop": "needs an account; the offline job beside it runs",
+    "sudo apt install --no-install-recommends oxygen-icon-theme gnome-icon-theme tango-icon-theme "
+    "mate-icon-theme elementary-xfce-icon-theme faenza-icon-theme": "changes the machine",
+    "mildnet data icon-themes --to data/icons": (
+        "needs the themes: tests/data/test_icon_themes.py writes some of its own"
+    ),
+    "mildnet train job_configs/prototrain/icons.cnf": "needs the themes, too",
     "mildnet train --model-module my_ranker --run-dir runs/looked --debug": (
         "needs a terminal: tests/launch/test_debugging.py has one"
     ),
