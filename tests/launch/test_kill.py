@@ -66,6 +66,13 @@ def job_file(pictures, tmp_path_factory):
         "model.hidden=16",
         "model.dropout=0.3",
         "augment=mildnet",
+        "loss=triplet_margin",
+        "loss.margin=0.2",
+        "miner=distance_weighted",
+        "miner.positives=2",
+        "sampler.category_share=0.5",
+        # Two products a batch: of one category there are four at most.
+        "batch_size=8",
         "train.checkpoint_every=5",
         "train.log_every=1",
         "train.ema=0.9",
