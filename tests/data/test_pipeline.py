@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainer.data import ItemTable
 from trainer.data.augment import Draws, Mildnet, Plain
 from trainer.data.augment_standard import Standard
-from trainer.data.decode import decode_file
+from trainer.data.decode import decode_file, load
 from trainer.data.pipeline import GROUP, eval_batches, train_batches
 from trainer.data.samplers.classes_per_batch import ClassesPerBatch
 
@@ -248,6 +248,43 @@ def test_eval_batches_give_every_row_in_order(table):
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in found]), table.label)
     np.testing.assert_array_equal(found[1]["image"][2], plain(table, 11))
     assert batches(eval_batches(table.select([]), image_size=SIZE, batch_size=9)) == []
+
+
+@pytest.mark.parametrize("augment", [None, Mildnet(), Standard(num_layers=0, erasing=0.0)])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_pictures_held_in_memory_are_those_of_the_files(table, augment, boxed):
+    if boxed:
+        boxes = np.tile(np.float32([3, 4, 25, 20]), (len(table), 1))
+        boxes[::3] = np.nan
+        table = ItemTable.from_columns(table.path, table.label, box=boxes)
+    sampler = ClassesPerBatch(table, 8, seed=3, images_per_class=4)
+    options = {"image_size": SIZE, "augment": augment, "start": 1, "stop": 4}
+    slices = [(0, 4), (4, 8)]
+    from_files = batches(train_batches(table, sampler, slices=slices, **options))
+    assert len(from_files) == 6
+    for hold in (0, 1000, 10**7):
+        found = batches(train_batches(table, sampler, slices=slices, hold=hold, **options))
+        assert_same(found, from_files)
+
+
+@pytest.mark.parametrize("augment", [None, Mildnet()])
+def test_files_are_read_once_where_their_pictures_fit(tmp_path, augment):
+    paths = write_pictures(str(tmp_path), 8)
+    table = ItemTable.from_columns(paths, np.arange(8) // 4)
+    sampler = ClassesPerBatch(table, 8, seed=3)
+    size = sum(np.prod(load(tf.io.read_file(path), SIZE, pillow=True).shape) for path in paths)
+    needed = int(size) if augment else 8 * SIZE * SIZE * 3
+    options = {"image_size": SIZE, "augment": augment, "stop": 3}
+    held = train_batches(table, sampler, hold=needed, **options)
+    not_held = train_batches(table, sampler, hold=needed - 1, **options)
+    expected = batches(train_batches(table, sampler, **options))
+    for path in paths:
+        os.remove(path)
+    assert_same(batches(held), expected)
+    with pytest.raises(tf.errors.NotFoundError):
+        batches(not_held)
+    with pytest.raises(tf.errors.NotFoundError):
+        train_batches(table, sampler, hold=needed, **options)
 
 
 def test_a_missing_file_is_named(table, tmp_path):

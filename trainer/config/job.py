@@ -49,6 +49,7 @@ OUTSIDE_TRAINING: tuple[str, ...] = (
     "train.checkpoint_every",
     "train.summary_every",
     "train.summary_margin",
+    "train.hold_mb",
 )
 
 DEFAULT_EPOCHS = 10.0

@@ -77,6 +77,12 @@ class TrainOptions:
     monitor: Literal["recall_at_1", "map_at_r", "val_loss", "triplet_accuracy"] | None = option(
         None, "what makes a checkpoint the best; none = chosen by what the data allows"
     )
+    hold_mb: int = option(
+        256,
+        "memory for decoded training pictures, megabytes: if all fit, each file is read once and "
+        "not at every step; batches are the same",
+        least=0,
+    )
     verify: Literal["full", "header", "none"] = option(
         "full", "check of the image files before training: decode each, read its header, none"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,9 @@ GROUP = 16
 #: Share of the area above which a part of a picture is not worth asking the decoder for.
 WORTHWHILE_PART = 0.6
 
+#: Of a picture that was loaded whole: left, top, right, bottom.
+ALL = (0.0, 0.0, 1.0, 1.0)
+
 
 def train_batches(
     table: ItemTable,
@@ -34,6 +38,7 @@ def train_batches(
     start: int = 0,
     stop: int | None = None,
     slices: Sequence[tuple[int, int]] | None = None,
+    hold: int = 0,
 ) -> tf.data.Dataset:
     """Return training batches, numbered `start`, `start + 1`, ... without end or up to `stop`.
 
@@ -52,13 +57,17 @@ def train_batches(
         stop: number after the last batch; default no end.
         slices: ranges (low, high) of positions in the batch, yielded one after another for every
             step: the shares of the replicas that this dataset feeds. Default the whole batch.
+        hold: bytes of memory for decoded pictures. If those of the whole table fit, each is read
+            and decoded once, now, and batches are the same to the bit; if not, or if `augment`
+            looks at parts of pictures, files are read for every batch. Default 0.
 
     Returns:
         Dataset of {"image": uint8 (b, S, S, 3), "label": int64 (b,), "row": int64 (b,)}.
 
     Raises:
         ValueError: a slice is empty or outside the batch.
-        tf.errors.NotFoundError: when run, if a file is missing; the message names it.
+        tf.errors.NotFoundError: when run, or now if pictures are held, if a file is missing; the
+            message names it.
     """
     size = sampler.rows_per_batch
     shares = [(0, size)] if slices is None else [(int(low), int(high)) for low, high in slices]
@@ -69,6 +78,7 @@ def train_batches(
     changes = augment or Plain()
     looks = changes.draw(np.random.default_rng(0), 1).look.shape[1]
     boxed = bool(np.isfinite(table.box).any())
+    held = None if changes.crops or not hold else _held(table, changes, image_size, hold)
     groups = -(-len(here) // GROUP)
     group = -(-len(here) // groups)
 
@@ -110,12 +120,24 @@ def train_batches(
         first = views["first"]
         path = views["path"][first]
         box = views["box"][first] if boxed else None
+        row = views["row"][first]
         source = tf.cumsum(tf.cast(first, tf.int32)) - 1
         if isinstance(changes, Plain):
-            images = tf.gather(_resized(path, box, image_size), source)
+            shape = (-1, image_size, image_size, 3)
+            files = _resized(path, box, image_size) if held is None else held.pixels_of(row, shape)
+            images = tf.gather(files, source)
         else:
             window = views["window"][first] if changes.crops else None
-            pixels, sizes, cover = _load_files(path, box, window, group, image_size)
+
+            def load(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                if held is not None:
+                    return held.picture(row[i]), ALL
+                contents, part = tf.io.read_file(path[i]), None if box is None else box[i]
+                if window is None:
+                    return decode.load(contents, image_size, part, pillow=True), ALL
+                return decode.load_part(contents, image_size, part, window[i])
+
+            pixels, sizes, cover = _load_files(tf.shape(path)[0], load, group, image_size)
             affine = _within(views["affine"], tf.gather(cover, source))
             images = decode.warp(pixels, sizes, source, affine, image_size)
         if looks:
@@ -210,31 +232,78 @@ def _resized(paths: tf.Tensor, boxes: tf.Tensor | None, image_size: int) -> tf.T
     )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Decoded pictures of all rows of a table: pixels, uint8 (P, 3), one picture after another;
+    where each begins, int64 (N + 1,); sizes, int32 (N, 2)."""
+
+    pixels: tf.Tensor
+    begin: tf.Tensor
+    sizes: tf.Tensor
+
+    def picture(self, row: tf.Tensor) -> tf.Tensor:
+        """Return the picture of a row, uint8 (height, width, 3)."""
+        part = self.pixels[self.begin[row] : self.begin[row + 1]]
+        return tf.reshape(part, tf.concat([self.sizes[row], [3]], axis=0))
+
+    def pixels_of(self, rows: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+        """Return the pictures of rows, all of one size, as uint8 of `shape`."""
+        return tf.gather(tf.reshape(self.pixels, shape), rows)
+
+
+def _held(table: ItemTable, changes: Augment, image_size: int, most: int) -> _Held | None:
+    """Decode all pictures of a table as batches need them; None if they take more than `most`."""
+    boxed = bool(np.isfinite(table.box).any())
+
+    def decoded(path: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+        box = box if boxed else None
+        if isinstance(changes, Plain):
+            return decode.decode_file(path, image_size, box)
+        return decode.load(tf.io.read_file(path), image_size, box, pillow=True)
+
+    paths = _paths(table, np.arange(len(table)))
+    files = tf.data.Dataset.from_tensor_slices((paths, table.box))
+    pictures: list[np.ndarray] = []
+    size = 0
+    options = _options()
+    for picture in files.map(decoded, num_parallel_calls=_cores()).with_options(options):
+        size += int(np.prod(picture.shape))
+        if size > most:
+            return None
+        pictures.append(picture.numpy())
+    sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
+    begin = np.cumsum([0, *(height * width for height, width in sizes.tolist())])
+    # On the processor, wherever the model is: this is a part of the input.
+    with tf.device("CPU"):
+        pixels = tf.constant(np.concatenate([picture.reshape(-1, 3) for picture in pictures]))
+        return _Held(pixels, tf.constant(begin, tf.int64), tf.constant(sizes))
+
+
 def _load_files(
-    paths: tf.Tensor,
-    boxes: tf.Tensor | None,
-    windows: tf.Tensor | None,
+    count: tf.Tensor,
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     most: int,
     image_size: int,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return what :func:`decode.warp` needs of up to `most` files, and what it covers of each.
+    """Return what :func:`decode.warp` needs of `count` files, and what it covers of each.
+
+    Args:
+        count: int32, files, up to `most`.
+        load: from the number of a file to its picture, uint8 (height, width, 3), and the part of
+            the picture that it is, float32 (4,).
+        most: files in a group.
+        image_size: S, side of the pictures that will be made of them.
 
     Returns:
         The pixels, uint8 (P, 3), one picture after another; the sizes, int32 (files, 2); the part
         of the picture, or of its box, that was loaded, float32 (files, 4).
     """
-    count = tf.shape(paths)[0]
     pixels = tf.TensorArray(tf.uint8, count + 1, infer_shape=False, element_shape=(None, 3))
     sizes = tf.TensorArray(tf.int32, count, element_shape=(2,))
     covers = tf.TensorArray(tf.float32, count, element_shape=(4,))
 
     def one(i: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
-        contents, box = tf.io.read_file(paths[i]), None if boxes is None else boxes[i]
-        if windows is None:
-            image = decode.load(contents, image_size, box, pillow=True)
-            cover = tf.constant([0.0, 0.0, 1.0, 1.0])
-        else:
-            image, cover = decode.load_part(contents, image_size, box, windows[i])
+        image, cover = load(i)
         parts = (tf.reshape(image, (-1, 3)), tf.shape(image)[:2], cover)
         return i + 1, *(array.write(i, part) for array, part in zip(arrays, parts, strict=True))
 

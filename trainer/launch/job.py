@@ -338,6 +338,7 @@ def _train(
             start=start,
             stop=plan.total_steps * options.accumulate,
             slices=plan.slices,
+            hold=options.hold_mb * 2**20,
         )
 
     def session(ready: Ready) -> None:
