@@ -80,7 +80,8 @@ def test_a_trained_one_is_saved_and_exported_as_it_is(family, tmp_path):
     np.testing.assert_array_equal(loaded(PICTURES), want)
     folder = export(loaded, tmp_path / "exported")
     found = tf.saved_model.load(str(folder)).signatures["images"](images=tf.constant(PICTURES))
-    np.testing.assert_allclose(found["embedding"], want, atol=1e-5)
+    # Embeddings that are not of unit length may be in the hundreds.
+    np.testing.assert_allclose(found["embedding"], want, rtol=1e-6, atol=1e-5)
 
 
 def test_another_size_where_the_net_allows_one():
