@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
@@ -233,26 +234,29 @@ def _trackers(folder: RunFolder) -> list[str]:
 
 def _remove(folder: RunFolder, name: str) -> None:
     path = folder.file(name)
-    if is_remote(path):
-        with remote_reasons(folder.path):
-            gfile().remove(path)
-        return
-    try:
-        os.unlink(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be deleted ({error.strerror})") from None
+    with _reasons(folder, path):
+        (gfile().remove if is_remote(path) else os.unlink)(path)
 
 
 def _remove_folder(folder: RunFolder, name: str) -> None:
     path = folder.file(name)
-    if is_remote(path):
+    with _reasons(folder, path):
+        if not is_remote(path):
+            os.rmdir(path)
         # A bucket knows no folders: this one may have gone with its last file.
+        elif gfile().isdir(path) and not gfile().listdir(path):
+            gfile().rmtree(path)
+
+
+@contextlib.contextmanager
+def _reasons(folder: RunFolder, path: str) -> Iterator[None]:
+    """Tell in one line why something cannot be deleted."""
+    if is_remote(path):
         with remote_reasons(folder.path):
-            if gfile().isdir(path) and not gfile().listdir(path):
-                gfile().rmtree(path)
+            yield
         return
     try:
-        os.rmdir(path)
+        yield
     except OSError as error:
         raise UserError(f"{path}: can't be deleted ({error.strerror})") from None
 

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
@@ -133,9 +133,8 @@ def run(
             if training_only or outcome.stopped_early:
                 trackers.finish(outcome.step, {})
                 seconds = time.perf_counter() - start
-                made = JobResult(path, "", "", outcome.step, seconds, {}, {}, {})
-                return replace(
-                    made,
+                return JobResult(
+                    *(path, "", "", outcome.step, seconds, {}, {}, {}),
                     best_step=outcome.best_step,
                     best_score=outcome.best_score,
                     stopped_early=outcome.stopped_early,

@@ -60,28 +60,28 @@ def summarize(
     normalise(vectors)
     similarity = vectors @ vectors.T
     place = np.arange(len(labels))
+    anchors = place[::example_rows]
     if example_rows == 1:
-        alike = labels[:, None] == labels[None, :]
-        anchor, positive = np.nonzero(alike & ~np.eye(len(labels), dtype=bool))
-        negatives = ~alike[anchor]
-    elif example_rows == 2:
-        anchor, positive = place[::2], place[1::2]
-        negatives = labels[anchor][:, None] != labels[None, :]
+        positives = (labels[:, None] == labels[None, :]) & (place[:, None] != place[None, :])
     else:
-        anchor, positive = place[::3], place[1::3]
-        negatives = place[None, :] == place[2::3, None]
-    found = negatives.any(axis=1)
-    anchor, positive, negatives = anchor[found], positive[found], negatives[found]
-    if not len(anchor):
+        positives = place[None, :] == anchors[:, None] + 1
+    if example_rows == 3:
+        negatives = place[None, :] == anchors[:, None] + 2
+    else:
+        negatives = labels[anchors][:, None] != labels[None, :]
+    usable = positives.any(axis=1) & negatives.any(axis=1)
+    if not usable.any():
         return BatchSummary({}, np.zeros((0, 3), np.int64), np.zeros((0, 2), np.float32))
-    to_negatives = np.where(negatives, similarity[anchor], -np.inf)
-    negative = to_negatives.argmax(axis=1)
-    near, far = similarity[anchor, positive], to_negatives.max(axis=1)
-    # Each anchor counts its negatives once, however many positives it has.
-    _, once = np.unique(anchor, return_index=True)
+    anchors, positives, negatives = anchors[usable], positives[usable], negatives[usable]
+    similarity = similarity[anchors]
+    # The hardest negative is that of an anchor, and the same for each of its positives.
+    to_negatives = np.where(negatives, similarity, -np.inf)
+    pair, positive = np.nonzero(positives)
+    anchor, negative = anchors[pair], to_negatives.argmax(axis=1)[pair]
+    near, far = similarity[pair, positive], to_negatives.max(axis=1)[pair]
     numbers = {
         "positive_similarity": float(near.mean()),
-        "negative_similarity": float(similarity[anchor[once]][negatives[once]].mean()),
+        "negative_similarity": float(similarity[negatives].mean()),
         "violations": float((far - near + margin > 0).mean()),
         "hard": float((far > near).mean()),
     }

@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 
 from trainer.config import UserError, register
-from trainer.data.samplers.plan import ClassBatches, ClassRows, Epochs, nth_appearance
+from trainer.data.samplers.plan import ClassBatches, ClassRows, EpochBatches, nth_appearance
 from trainer.data.table import ItemTable
 
 logger = logging.getLogger(__name__)
 
 
 @register("sampler", "classes_per_batch", gives="labels")
-class ClassesPerBatch:
+class ClassesPerBatch(EpochBatches):
     """P classes times K images in every batch; each class comes about equally often.
 
     An epoch has as many batches as are needed to see as many images as there are. Classes come in
@@ -84,24 +84,19 @@ class ClassesPerBatch:
         self._rows = classes.rows
         self._start, self._size = classes.start[~single], classes.size[~single]
         self._images_per_class = images_per_class
-        self.rows_per_batch = batch_size
-        self.steps_per_epoch = max(1, int(self._size.sum()) // batch_size)
+        batches = max(1, int(self._size.sum()) // batch_size)
         self._classes = ClassBatches(
             table,
             classes.label[~single],
             per_batch,
-            self.steps_per_epoch,
+            batches,
             category_share,
             category_by,
         )
-        self._epochs = Epochs(self._draw, seed)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Return int64 rows (P * K,): K of one class, K of the next, ..."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        return self._epochs[epoch][position]
+        super().__init__(self._draw, seed, batches, batch_size)
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
+        """Return int64 (batches, P * K), rows of the table: K of one class, K of the next, ..."""
         chosen = self._classes.draw(random).reshape(-1)
         return self._draw_images(random, chosen).reshape(self.steps_per_epoch, -1)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.config import UserError, register
-from trainer.data.samplers.plan import ClassBatches, ClassRows, Epochs, nth_appearance
+from trainer.data.samplers.plan import ClassBatches, ClassRows, EpochBatches, nth_appearance
 from trainer.data.table import ItemTable
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Pool:
 
 
 @register("sampler", "pairs", gives="pairs")
-class Pairs:
+class Pairs(EpochBatches):
     """One pair of pictures, query and positive, of each of P items; every item equally often.
 
     An epoch has as many batches as are needed to see as many images as there are. The items of a
@@ -134,25 +134,20 @@ class Pairs:
         count = int(usable.sum())
         self._query, self._positive = (_Pool(item, side, count) for side in (query, positive))
         self._intra = intra_domain
-        self.rows_per_batch = 2 * batch_size
         images = int((query | positive).sum())
-        self.steps_per_epoch = max(1, images // self.rows_per_batch)
+        batches = max(1, images // (2 * batch_size))
         self._items = ClassBatches(
             table,
             classes.label[usable],
             batch_size,
-            self.steps_per_epoch,
+            batches,
             category_share,
             category_by,
         )
-        self._epochs = Epochs(self._draw, seed)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Return int64 rows (2 * P,): query, positive, query, positive, ..."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        return self._epochs[epoch][position]
+        super().__init__(self._draw, seed, batches, 2 * batch_size)
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
+        """Return int64 (batches, 2 * P), rows of the table: query, positive, query, ..."""
         chosen = self._items.draw(random).reshape(-1)
         pairs = np.empty((len(chosen), 2), np.int64)
         sides = [(self._query, self._positive)]

@@ -49,6 +49,28 @@ class Epochs:
         return self._plan(epoch)
 
 
+class EpochBatches:
+    """Batches of one epoch after another, each epoch planned as a whole.
+
+    Args:
+        draw: makes the plan of one epoch, int64 (batches, rows), from a random generator.
+        seed: see :class:`Epochs`.
+        batches: in an epoch.
+        rows: in a batch.
+    """
+
+    def __init__(
+        self, draw: Callable[[np.random.Generator], np.ndarray], seed: int, batches: int, rows: int
+    ) -> None:
+        self._epochs = Epochs(draw, seed)
+        self.steps_per_epoch, self.rows_per_batch = batches, rows
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the int64 rows (rows_per_batch,) of batch number `step`."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._epochs[epoch][position]
+
+
 class TripletStream:
     """Triplets of one epoch after another without a gap, cut into batches.
 
