@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.utils import naming
 
 from trainer import models
 from trainer.config import components
+from trainer.models.names import restart_numbers
 from trainer.models.shallow import SHALLOW
 
 from . import presets
@@ -123,7 +123,7 @@ def test_symbolic_eager_compiled_and_saved_agree(name, pictures, tmp_path):
     np.testing.assert_allclose(compiled(pictures), eager, atol=1e-4)
 
     model.save(tmp_path / "model.keras")
-    naming.reset_uids()  # as in a process of its own
+    restart_numbers()  # as in a process of its own
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(pictures), eager)
     assert [v.path for v in loaded.variables] == [v.path for v in model.variables]

@@ -77,7 +77,7 @@ def train_batches(
     here = np.concatenate([np.arange(low, high) for low, high in shares])
     changes = augment or Plain()
     looks = changes.draw(np.random.default_rng(0), 1).look.shape[1]
-    boxed = bool(np.isfinite(table.box).any())
+    boxed = _boxed(table)
     held = None if changes.crops or not hold else _held(table, changes, image_size, hold)
     groups = -(-len(here) // GROUP)
     group = -(-len(here) // groups)
@@ -253,7 +253,7 @@ class _Held:
 
 def _held(table: ItemTable, changes: Augment, image_size: int, most: int) -> _Held | None:
     """Decode all pictures of a table as batches need them; None if they take more than `most`."""
-    boxed = bool(np.isfinite(table.box).any())
+    boxed = _boxed(table)
 
     def decoded(path: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
         box = box if boxed else None
@@ -335,7 +335,7 @@ def eval_batches(table: ItemTable, *, image_size: int, batch_size: int) -> tf.da
         tf.errors.NotFoundError: when run, if a file is missing; the message names it.
     """
 
-    boxed = bool(np.isfinite(table.box).any())
+    boxed = _boxed(table)
 
     def plan(begin: np.int64) -> tuple[np.ndarray, ...]:
         rows = np.arange(int(begin), min(int(begin) + batch_size, len(table)))
@@ -357,6 +357,11 @@ def eval_batches(table: ItemTable, *, image_size: int, batch_size: int) -> tf.da
     begins = tf.data.Dataset.range(0, len(table), batch_size)
     batches = begins.flat_map(planned).map(read, num_parallel_calls=_cores()).batch(batch_size)
     return batches.prefetch(2).with_options(_options())
+
+
+def _boxed(table: ItemTable) -> bool:
+    """Return whether any row has a box: without, files are decoded without asking."""
+    return bool(np.isfinite(table.box).any())
 
 
 def _paths(table: ItemTable, rows: np.ndarray) -> np.ndarray:

@@ -132,14 +132,13 @@ def load_keras(source: str) -> keras.Model:
         UserError: the file is damaged, or names layers that are not known or not installed.
     """
     import keras
-    from keras.src.utils.naming import reset_uids
 
     import trainer.models.layers
     import trainer.models.saved_model
     import trainer.models.swinv2  # noqa: F401 - they register layers that model.keras names
+    from trainer.models.names import restart_numbers
 
-    # Nets of others have layers without a name: their numbers must be those of a built model.
-    reset_uids()
+    restart_numbers()  # nets of others have layers without a name
     try:
         return keras.saving.load_model(source, compile=False)
     except (ValueError, OSError, KeyError, TypeError) as error:

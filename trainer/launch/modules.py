@@ -47,12 +47,10 @@ def build_model(config: JobConfig) -> keras.Model:
     """
     if not config.model_module:
         return config.build("model", config.image_size)
-    from keras.src.utils.naming import reset_uids
+    from trainer.models.names import restart_numbers
 
     module = ModelModule.load(config.model_module).module
-    # Layers without a name get numbers, and checkpoints know weights by these names: they must not
-    # depend on what else the process has built.
-    reset_uids()
+    restart_numbers()
     model = module.build(config.image_size)
     _check_model(model, config.image_size, f"{_place(config)}: build({config.image_size})")
     return model

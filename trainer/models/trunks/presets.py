@@ -9,10 +9,9 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from keras.src.utils import naming
-
 from trainer.config import UserError
 from trainer.data.files import absolute, is_remote
+from trainer.models.names import restart_numbers
 
 T = TypeVar("T")
 
@@ -60,9 +59,7 @@ def read_preset(preset: str, trunk: str, read: Callable[[], T]) -> T:
     Raises:
         UserError: it cannot be read, or not be downloaded.
     """
-    # Layers that these packages leave without a name get numbers; those of a run that goes on have
-    # to be what they were when it began, whatever the process has built before.
-    naming.reset_uids()
+    restart_numbers()  # these packages leave layers without a name
     try:
         return read()
     except UserError:
