@@ -78,6 +78,23 @@ def test_dropout_of_each_hidden_layer():
     assert found == {"hidden_1_dropout": 0.5, "hidden_3_dropout": 0.25}
 
 
+def test_dropout_of_the_embedding_is_for_training_alone_and_before_its_length():
+    # Without statistics of the batch, which would be another difference.
+    trunk = "convnet_small(widths=(4, 6), norm='group')"
+    model = small(trunk=trunk, embedding_dim=16, embedding_dropout=0.5)
+    plain = small(trunk=trunk, embedding_dim=16)
+    plain.set_weights(model.get_weights())
+    whole = plain(pictures()).numpy()
+    np.testing.assert_array_equal(model(pictures()), whole)
+    dropped = model(pictures(), training=True).numpy()
+    kept = dropped != 0
+    assert 0.2 < kept.mean() < 0.8
+    np.testing.assert_allclose(np.linalg.norm(dropped, axis=1), 1, atol=1e-6)
+    for row in range(3):
+        rest = np.where(kept[row], whole[row], 0)
+        np.testing.assert_allclose(dropped[row], rest / np.linalg.norm(rest), atol=1e-5)
+
+
 def test_uint8_and_float_pictures_give_the_same():
     model = small()
     np.testing.assert_array_equal(model(pictures()), model(pictures().astype("float32")))

@@ -1,5 +1,7 @@
 """One step against plain gradients computed beside it."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -175,6 +177,93 @@ def test_groups_scale_the_trunk_and_keep_decay_off_what_is_excluded():
         decay = 0.5 if "kernel" in variable.path else 0.0
         expected = before[variable.path] * (1 - lr * decay) - lr
         np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6, err_msg=variable.path)
+
+
+def deep_model():
+    """A trunk of a stem, three blocks and a norm without a name of a block, and a head."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, name="stem")(inputs)
+    for block in ("stage1_block1", "stage1_block2", "stage2_block1"):
+        x = keras.layers.Dense(4, name=f"{block}_mlp_1")(x)
+        x = keras.layers.Dense(4, name=f"{block}_mlp_2")(x)
+    x = keras.layers.LayerNormalization(name="norm")(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+
+
+def updates(model, groups):
+    """Return what a step with gradients of one takes from the weights, which are ones too."""
+    for weight in model.weights:
+        weight.assign(tf.ones(weight.shape))
+    for optimizer, members in groups:
+        optimizer.apply([tf.ones(v.shape) for v in members], members)
+    return {v.path: float(1 - np.unique(v.numpy()).item()) for v in model.weights}
+
+
+def test_rates_fall_from_block_to_block_of_the_trunk():
+    model = deep_model()
+    trunk = {v.path for v in model.variables if not v.path.startswith("head")}
+    groups = parameter_groups(
+        model,
+        None,
+        lambda scale: keras.optimizers.SGD(scale),
+        TrainOptions(layer_lr_decay=0.5, trunk_lr_scale=0.1, head_lr_scale=0.8),
+        trunk=trunk,
+    )
+    rates = {
+        "stem": 0.0125, "stage1_block1": 0.025, "stage1_block2": 0.05, "stage2_block1": 0.1,
+        "norm": 0.1, "head": 0.8,
+    }  # fmt: skip
+    for path, taken in updates(model, groups).items():
+        (rate,) = (rate for name, rate in rates.items() if path.startswith(name))
+        assert taken == pytest.approx(rate, abs=1e-6), path
+    with pytest.raises(UserError, match=r"layer_blocks finds no block .* stem/kernel"):
+        parameter_groups(
+            model, None, keras.optimizers.SGD,
+            TrainOptions(layer_lr_decay=0.5, layer_blocks="x[0-9]"), trunk=trunk,
+        )  # fmt: skip
+    with pytest.raises(UserError, match="the model has no trunk"):
+        parameter_groups(model, None, keras.optimizers.SGD, TrainOptions(layer_lr_decay=0.5))
+
+
+@pytest.mark.parametrize(
+    ("path", "block"),
+    [
+        ("stage1_block2_attention/query/kernel", "stage1_block2"),
+        ("convnext_tiny_stage_0_block_2_depthwise_conv/bias", "stage_0_block_2"),
+        ("conv2_block1_1_conv/kernel", "conv2_block1"),
+        ("block1a_expand_conv/kernel", "block1a"),
+        ("block5_conv3/kernel", "block5"),
+    ],
+)
+def test_blocks_have_the_names_of_the_trunks(path, block):
+    assert re.search(DEFAULTS.layer_blocks, path)[0] == block
+
+
+def test_the_trunk_can_decay_less_and_weights_of_one_axis_not_at_all():
+    model = deep_model()
+    trunk = {v.path for v in model.variables if not v.path.startswith("head")}
+    options = TrainOptions(decay_exclude="", decay_vectors=False, trunk_decay_scale=0.1)
+    groups = parameter_groups(
+        model, None, lambda scale: keras.optimizers.SGD(scale, weight_decay=0.5), options, trunk
+    )
+    for path, taken in updates(model, groups).items():
+        decay = 0.0 if "kernel" not in path else 0.5 if path.startswith("head") else 0.05
+        assert taken == pytest.approx(1 + decay, abs=1e-6), path
+
+
+@pytest.mark.parametrize("part", ["trunk", "head"])
+def test_a_part_whose_rate_is_zero_is_left_alone(part):
+    model = deep_model()
+    trunk = {v.path for v in model.variables if not v.path.startswith("head")}
+    options = TrainOptions(**{f"{part}_lr_scale": 0.0})
+    groups = parameter_groups(model, None, keras.optimizers.SGD, options, trunk)
+    moved = {v.path for _, members in groups for v in members}
+    assert moved == {v.path for v in model.weights if (v.path in trunk) == (part == "head")}
+    with pytest.raises(UserError, match=r"trunk_lr_scale=0\.0 and train\.head_lr_scale=0\.0 leave"):
+        parameter_groups(
+            model, None, keras.optimizers.SGD,
+            TrainOptions(trunk_lr_scale=0.0, head_lr_scale=0.0), trunk,
+        )  # fmt: skip
 
 
 def test_only_weights_that_the_expression_finds_are_trained():

@@ -31,6 +31,9 @@ class TrainOptions:
     decay_exclude: str = option(
         "bias|gamma|beta|norm", "regular expression of weights that do not decay", regex=True
     )
+    decay_vectors: bool = option(
+        True, "whether weights with one axis or none (biases, norms, scales) may decay at all"
+    )
     decay_only: str | None = option(
         None, "regular expression of weights that alone decay; none = all", regex=True
     )
@@ -49,9 +52,27 @@ class TrainOptions:
     trainable_function: str = option(
         "", "function package.module.name of a weight of the model: whether it is trained"
     )
-    trunk_lr_scale: float = option(1.0, "learning rate of the trunk over that of the head", least=0)
+    trunk_lr_scale: float = option(1.0, "learning rate of the trunk over lr; 0 freezes it", least=0)
+    head_lr_scale: float = option(
+        1.0, "learning rate of the model's other weights over lr; 0 freezes them", least=0
+    )
     loss_lr_scale: float = option(
-        1.0, "learning rate of the loss's own weights (proxies) over that of the head", least=0
+        1.0, "learning rate of the loss's own weights (proxies) over lr; 0 freezes them", least=0
+    )
+    trunk_decay_scale: float = option(
+        1.0, "weight decay of the trunk over that of the optimizer", least=0
+    )
+    layer_lr_decay: float = option(
+        1.0,
+        "factor on the learning rate from each block of the trunk to the one before it",
+        above=0,
+        most=1,
+    )
+    layer_blocks: str = option(
+        r"((stage|stack|group|conv|layer|block)s?_?\d+[a-z]?)(_block_?\d+)?",
+        "regular expression that finds the name of a block in the path of a weight, for "
+        "layer_lr_decay; a weight without one belongs to the block before it",
+        regex=True,
     )
     ema: float | None = option(
         None, "momentum of an exponential moving average of the weights", above=0, below=1

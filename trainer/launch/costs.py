@@ -84,10 +84,7 @@ def model_size(model: keras.Model, config: JobConfig) -> dict[str, int]:
     from trainer.training.groups import chosen_weights
 
     options = config.training
-    weights = chosen_weights(model, options)
-    if options.trunk_lr_scale == 0:
-        trunk = trunk_variables(model)
-        weights = [weight for weight in weights if weight.path not in trunk]
+    weights = chosen_weights(model, options, trunk_variables(model))
     return {
         "parameters": int(model.count_params()),
         "trainable": sum(math.prod(weight.shape) for weight in weights),

@@ -8,7 +8,7 @@ import keras
 
 from trainer.config import register
 from trainer.models.heads import dense_stack, finish, join, pool
-from trainer.models.layers import L2Normalize, Preprocess
+from trainer.models.layers import Dropout, L2Normalize, Preprocess
 from trainer.models.shallow import shallow_paths
 from trainer.models.trunks.assemble import build_trunk, parse_trunk
 
@@ -164,6 +164,7 @@ def mildnet(
     shallow: Literal["none", "visnet", "visnet_lrn2d", "visnet_no_lrn", "ranknet"] = "none",
     embedding_dim: int | None = 128,
     embedding_activation: Literal["relu", "linear"] = "linear",
+    embedding_dropout: float = 0.0,
     normalize: bool = True,
     frozen: int | str = 0,
 ) -> keras.Model:
@@ -201,6 +202,8 @@ def mildnet(
             response normalisation; `visnet_no_lrn`, the same without; `ranknet`; `none`.
         embedding_dim: size of the embedding; none: the layer before is the embedding.
         embedding_activation: activation of the embedding before its normalisation.
+        embedding_dropout: share 0..1 of the embedding's values dropped while training, before it
+            gets its length; a loss with a classifier sees the rest.
         normalize: whether embeddings get unit length.
         frozen: how many of the trunk's first layers are not trained (its input counts as one, as
             in Keras' `layers[:10]`), or the name of the last layer that is not trained, or `all`.
@@ -216,7 +219,7 @@ def mildnet(
     """
     if embedding_dim is not None and embedding_dim < 1:
         raise ValueError(f"embedding_dim must be above 0 or none, not {embedding_dim}")
-    for share in dropout if isinstance(dropout, tuple) else (dropout,):
+    for share in (*(dropout if isinstance(dropout, tuple) else (dropout,)), embedding_dropout):
         if not 0 <= share < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {share}")
     component, _ = parse_trunk(trunk)
@@ -250,4 +253,6 @@ def mildnet(
         x = join([*shallow_paths(pixels, shallow), x], "joined_shallow")
     if embedding_dim is not None:
         x = keras.layers.Dense(embedding_dim, activation=embedding_activation, name="project")(x)
+    if embedding_dropout:
+        x = Dropout(embedding_dropout, name="embedding_dropout")(x)
     return keras.Model(images, finish(x, normalize=normalize), name="mildnet")

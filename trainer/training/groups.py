@@ -29,41 +29,80 @@ def parameter_groups(
         loss: its trainable weights are too, if it has any.
         build_optimizer: from a factor on the learning rate to an optimizer.
         options: `trainable` and `trainable_function` choose among the model's weights;
-            `decay_exclude`, `decay_only` and `decay_function` say which of all weights decay;
-            `trunk_lr_scale` and `loss_lr_scale` are factors on the learning rate of the trunk and
-            of the loss's own weights, where 0 keeps them still.
+            `decay_exclude`, `decay_vectors`, `decay_only` and `decay_function` say which of all
+            weights decay; `trunk_lr_scale`, `head_lr_scale` and `loss_lr_scale` are factors on the
+            learning rate of the trunk, of the model's other weights and of the loss's own, where 0
+            keeps them still; `trunk_decay_scale` is one on the trunk's weight decay;
+            `layer_lr_decay` is one on the learning rate from block to block of the trunk, the last
+            block having that of the trunk (Bao et al.: BEiT, 2021, arXiv 2106.08254).
         trunk: paths of the trunk's weights.
 
     Raises:
-        UserError: no weight of the model is left to train, or a function that is named is not
-            there or fails.
+        UserError: no weight of the model is left to train, the trunk has no blocks for
+            `layer_lr_decay`, or a function that is named is not there or fails.
     """
-    weights = chosen_weights(model, options)
+    trunk = trunk or set()
+    weights = chosen_weights(model, options, trunk)
     if not weights:
         raise UserError(f"no weight is left to train{_why(options)}")
-    scales: dict[float, list[Any]] = {1.0: []}
+    trunk_scale = _trunk_scales(model, options, trunk)
+    # Factors on learning rate and weight decay, and the weights they are for.
+    scales: dict[tuple[float, float], list[Any]] = {(1.0, 1.0): []}
     for weight in weights:
-        scale = options.trunk_lr_scale if trunk and weight.path in trunk else 1.0
+        scale = (options.head_lr_scale, 1.0)
+        if weight.path in trunk:
+            scale = (trunk_scale[weight.path], options.trunk_decay_scale)
         scales.setdefault(scale, []).append(weight)
     own = getattr(loss, "trainable_variables", [])
-    scales.setdefault(options.loss_lr_scale, []).extend(own)
+    scales.setdefault((options.loss_lr_scale, 1.0), []).extend(own)
 
     excluded = _chooser(options.decay_exclude or "(?!)")
     kept = [_chooser(options.decay_only), _of_user("train.decay_function", options.decay_function)]
+    if not options.decay_vectors:
+        kept.append(lambda weight: len(weight.shape) > 1)
     groups = []
-    for scale, members in scales.items():
-        if not members or scale == 0:
+    for (rate, decay), members in scales.items():
+        if not members or rate == 0:
             continue
-        optimizer = build_optimizer(scale)
+        optimizer = build_optimizer(rate)
+        if optimizer.weight_decay:
+            optimizer.weight_decay *= decay
         still = [w for w in members if excluded(w) or not all(k(w) for k in kept)]
         optimizer.exclude_from_weight_decay(var_list=still)
         groups.append((optimizer, members))
     return groups
 
 
-def chosen_weights(model: keras.Model, options: TrainOptions) -> list[Any]:
-    """Return the model's trainable weights that `trainable` and `trainable_function` choose."""
+def _trunk_scales(model: keras.Model, options: TrainOptions, trunk: set[str]) -> dict[str, float]:
+    """Return the factor on the learning rate of each weight of the trunk, by its path."""
+    paths = [weight.path for weight in model.weights if weight.path in trunk]
+    if options.layer_lr_decay == 1 or not options.trunk_lr_scale:
+        return dict.fromkeys(paths, options.trunk_lr_scale)
+    found = [re.search(options.layer_blocks, path) for path in paths]
+    if not any(found):
+        first = f"its first weight is {paths[0]}" if paths else "the model has no trunk"
+        raise UserError(
+            "train.layer_lr_decay: train.layer_blocks finds no block in the names of the trunk's "
+            f"weights; {first}"
+        )
+    # In the order of the net; what comes before the first block is one of its own.
+    names, name = [], ""
+    for match in found:
+        name = match[0] if match else name
+        names.append(name)
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return {
+        path: options.trunk_lr_scale * options.layer_lr_decay ** (len(number) - 1 - number[name])
+        for path, name in zip(paths, names, strict=True)
+    }
+
+
+def chosen_weights(model: keras.Model, options: TrainOptions, trunk: set[str]) -> list[Any]:
+    """Return the model's weights to train: those that `trainable` and `trainable_function` choose,
+    in the parts whose learning rate is not 0."""
+    scales = {True: options.trunk_lr_scale, False: options.head_lr_scale}
     chosen = [
+        lambda weight: scales[weight.path in trunk] > 0,
         _chooser(options.trainable),
         _of_user("train.trainable_function", options.trainable_function),
     ]
@@ -102,7 +141,7 @@ def _of_user(key: str, name: str) -> Callable[[Any], bool]:
 def _why(options: TrainOptions) -> str:
     asked = [
         f"train.{key}={getattr(options, key)!r}"
-        for key in ("trainable", "trainable_function")
-        if getattr(options, key)
+        for key in ("trainable", "trainable_function", "trunk_lr_scale", "head_lr_scale")
+        if getattr(options, key) != getattr(DEFAULTS, key)
     ]
     return f": {' and '.join(asked)} leave none" if asked else ""
