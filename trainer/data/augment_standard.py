@@ -6,18 +6,20 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import register
-from trainer.data.augment import Draws, about_centre, flips, unchanged
+from trainer.data.augment import Draws, flips
+from trainer.data.operations import (
+    GREY,
+    LOOKS,
+    MOVES,
+    Crops,
+    apply_look,
+    clip,
+    move,
+)
 
-#: Operations of RandAugment that change values, by their number in `Draws.look`.
-LOOKS = (
-    "identity", "autocontrast", "equalize", "solarize", "posterize", "color", "contrast",
-    "brightness", "sharpness",
-)  # fmt: skip
-#: Those that move pixels; they become part of the affine map.
-MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+#: Operations of RandAugment that change values: all but the last, inversion.
+RANDAUGMENT = LOOKS[:-1]
 
-#: Weights of red, green and blue in what the eye takes for brightness (ITU-R 601).
-GREY = np.array([0.299, 0.587, 0.114])
 #: RGB to YIQ, where a change of hue is a turn of the last two axes.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
@@ -32,6 +34,9 @@ class Standard:
     RandAugment, https://arxiv.org/abs/1909.13719); those that move pixels join the crop in one
     interpolation, borders filled with the nearest pixel. Erasing paints a rectangle of 2% to 33%
     of the result in one random colour (Zhong et al., https://arxiv.org/abs/1708.04896).
+
+    RandAugment alone, behind crop and flip: `brightness`, `contrast`, `saturation`, `hue` and
+    `erasing` 0. AutoAugment is an augmentation of its own, `autoaugment`.
 
     Args:
         crop_min_area: smallest share of the area, above 0 to 1; default 0.25; 1 keeps it whole.
@@ -70,10 +75,6 @@ class Standard:
         magnitude: float = 5.0,
         erasing: float = 0.25,
     ) -> None:
-        if not 0 < crop_min_area <= 1:
-            raise ValueError(f"crop_min_area={crop_min_area}: a share, above 0 to 1")
-        if crop_max_stretch < 1:
-            raise ValueError(f"crop_max_stretch={crop_max_stretch}: a factor, 1 or more")
         jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, value in {**jitter, "erasing": erasing}.items():
             if not 0 <= value <= 1:
@@ -84,50 +85,26 @@ class Standard:
             raise ValueError(f"num_layers={num_layers}: 0 or more")
         if not 0 <= magnitude <= 10:
             raise ValueError(f"magnitude={magnitude}: 0 to 10")
-        self._min_area, self._max_stretch = crop_min_area, crop_max_stretch
+        self._crops = Crops(crop_min_area, crop_max_stretch)
         self._flip = np.array([horizontal_flip, vertical_flip])
         self._jitter = np.array([*jitter.values(), hue])
         self._layers, self._magnitude, self._erasing = num_layers, magnitude / 10, erasing
 
     def draw(self, random: np.random.Generator, count: int) -> Draws:
         """Choose for `count` pictures."""
-        affine = self._draw_crop(random, count)
+        affine = self._crops.draw(random, count)
         affine = affine @ flips(*((random.random((count, 2)) < 0.5) & self._flip).T)
         look = [random.uniform(-1, 1, (count, 4)) * self._jitter + [1, 1, 1, 0]]
         for _ in range(self._layers):
-            operation = random.integers(0, len(LOOKS) + len(MOVES), count)
+            operation = random.integers(0, len(RANDAUGMENT) + len(MOVES), count)
             sign = random.choice([-1.0, 1.0], count)
-            affine = affine @ self._move(operation - len(LOOKS), sign)
-            operation = np.where(operation < len(LOOKS), operation, 0)
+            affine = affine @ move(operation - len(RANDAUGMENT), sign * self._magnitude)
+            operation = np.where(operation < len(RANDAUGMENT), operation, 0)
             look.append(np.stack([operation, sign * self._magnitude], axis=1))
         look.append(self._draw_erased(random, count))
         return Draws(
             affine[:, :2].astype(np.float32), np.concatenate(look, axis=1).astype(np.float32)
         )
-
-    def _draw_crop(self, random: np.random.Generator, count: int) -> np.ndarray:
-        area = random.uniform(self._min_area, 1.0, count)
-        stretch = np.exp(random.uniform(-1, 1, count) * np.log(self._max_stretch))
-        # A crop as wide as the picture cannot be stretched further at the same area.
-        stretch = np.clip(stretch, area, 1 / area)
-        side = np.stack([np.sqrt(area * stretch), np.sqrt(area / stretch)], axis=1)
-        affine = unchanged(count)
-        affine[:, [0, 1], [0, 1]] = side
-        affine[:, :2, 2] = random.random((count, 2)) * (1 - side)
-        return affine
-
-    def _move(self, operation: np.ndarray, sign: np.ndarray) -> np.ndarray:
-        """Return the maps of operations numbered as in MOVES; negative numbers change nothing."""
-        amount = sign * self._magnitude
-        angle = np.where(operation == 0, amount * np.deg2rad(30), 0.0)
-        linear = np.zeros((len(operation), 2, 2))
-        linear[:, 0, 0] = linear[:, 1, 1] = np.cos(angle)
-        linear[:, 0, 1] = -np.sin(angle) + np.where(operation == 1, amount * 0.3, 0.0)
-        linear[:, 1, 0] = np.sin(angle) + np.where(operation == 2, amount * 0.3, 0.0)
-        affine = about_centre(linear)
-        affine[:, 0, 2] += np.where(operation == 3, amount * 0.45, 0.0)
-        affine[:, 1, 2] += np.where(operation == 4, amount * 0.45, 0.0)
-        return affine
 
     def _draw_erased(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Return left, top, right, bottom from 0 to 1, and red, green, blue; nothing: no width."""
@@ -161,44 +138,7 @@ def jitter(image: tf.Tensor, choice: tf.Tensor) -> tf.Tensor:
     colours = tf.constant(np.linalg.inv(YIQ), tf.float32) @ turn @ tf.constant(YIQ, tf.float32)
     image = tf.linalg.matmul(image * brightness, colours, transpose_b=True)
     mean = tf.reduce_mean(tf.tensordot(image, tf.constant(GREY, tf.float32), 1))
-    return _clip(mean + (image - mean) * contrast)
-
-
-# Traced once, for however many layers and data sets.
-@tf.function(autograph=False)
-def apply_look(image: tf.Tensor, operation: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
-    """Return `image` after the RandAugment operation LOOKS[operation].
-
-    Args:
-        image: float32 (S, S, 3), 0..255.
-        operation: int32 scalar.
-        amount: float32 scalar, -1 to 1: the magnitude with its sign.
-    """
-    factor = 1.0 + 0.9 * amount
-    size = tf.abs(amount)
-
-    def grey() -> tf.Tensor:
-        return tf.tensordot(image, tf.constant(GREY, tf.float32), 1)[..., tf.newaxis]
-
-    def blend(other: tf.Tensor) -> tf.Tensor:
-        return _clip(other + (image - other) * factor)
-
-    def posterize() -> tf.Tensor:
-        step = tf.pow(2.0, tf.round(4.0 * size))
-        return tf.floor(image / step) * step
-
-    branches = {
-        "identity": lambda: image,
-        "autocontrast": lambda: _autocontrast(image),
-        "equalize": lambda: _equalize(image),
-        "solarize": lambda: tf.where(image < 256.0 * (1.0 - size), image, 255.0 - image),
-        "posterize": posterize,
-        "color": lambda: blend(grey()),
-        "contrast": lambda: blend(tf.reduce_mean(grey())),
-        "brightness": lambda: blend(tf.constant(0.0)),
-        "sharpness": lambda: blend(_smooth(image)),
-    }
-    return tf.switch_case(operation, [branches[name] for name in LOOKS])
+    return clip(mean + (image - mean) * contrast)
 
 
 def erase(image: tf.Tensor, box: tf.Tensor, colour: tf.Tensor) -> tf.Tensor:
@@ -208,39 +148,3 @@ def erase(image: tf.Tensor, box: tf.Tensor, colour: tf.Tensor) -> tf.Tensor:
     across = (place >= box[0]) & (place < box[2])
     down = (place >= box[1]) & (place < box[3])
     return tf.where((down[:, tf.newaxis] & across)[..., tf.newaxis], colour, image)
-
-
-def _clip(image: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(image, 0.0, 255.0)
-
-
-def _autocontrast(image: tf.Tensor) -> tf.Tensor:
-    low = tf.reduce_min(image, axis=(0, 1))
-    high = tf.reduce_max(image, axis=(0, 1))
-    scaled = (image - low) * (255.0 / tf.maximum(high - low, 1e-6))
-    return tf.where(high > low, scaled, image)
-
-
-def _equalize(image: tf.Tensor) -> tf.Tensor:
-    values = tf.cast(tf.round(image), tf.int32)
-
-    def channel(number: int) -> tf.Tensor:
-        value = values[..., number]
-        histogram = tf.math.bincount(tf.reshape(value, (-1,)), minlength=256, maxlength=256)
-        last = tf.reduce_max(value)
-        step = (tf.size(value) - histogram[last]) // 255
-        table = (tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1)
-        table = tf.where(step > 0, tf.minimum(table, 255), tf.range(256))
-        return tf.cast(tf.gather(table, value), tf.float32)
-
-    return tf.stack([channel(number) for number in range(3)], axis=-1)
-
-
-def _smooth(image: tf.Tensor) -> tf.Tensor:
-    """Return `image` with each inner pixel a weighted mean of its neighbourhood of 3 x 3."""
-    kernel = np.ones((3, 3, 3, 1), np.float32)
-    kernel[1, 1] = 5.0
-    kernel = tf.constant(kernel / 13.0)
-    inner = tf.nn.depthwise_conv2d(image[tf.newaxis], kernel, (1, 1, 1, 1), "VALID")[0]
-    border = tf.pad(tf.ones_like(inner), ((1, 1), (1, 1), (0, 0)))
-    return tf.where(border > 0, tf.pad(inner, ((1, 1), (1, 1), (0, 0))), image)
