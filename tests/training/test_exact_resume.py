@@ -24,6 +24,7 @@ OPTIONS = {
         {"shuffle": True},
         {"category_share": 0.5, "category_by": "batch"},
         {"category_share": 0.5, "category_by": "epoch"},
+        {"class_weight": "size"},
         {"query_domain": "street", "positive_domain": "shop", "intra_domain": 0.5},
     ],
     "miner": [{"positives": 1}, {"negatives": "random"}],

@@ -1,8 +1,10 @@
+import itertools
 import logging
 from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from trainer.config import UserError
 from trainer.data import ItemTable
@@ -83,6 +85,64 @@ def test_a_batch_depends_on_seed_and_step_only():
         np.testing.assert_array_equal(one.batch(step), two.batch(step))
     assert (epoch(one) != epoch(other)).any()
     assert (epoch(one, 0) != epoch(one, 1)).any()
+
+
+def chances_of_sets(sizes, per_batch):
+    """The chance of each set of classes, drawn one after another by size, by trying all orders."""
+    chances = Counter()
+    for order in itertools.permutations(range(len(sizes)), per_batch):
+        chance, left = 1.0, sum(sizes)
+        for code in order:
+            chance *= sizes[code] / left
+            left -= sizes[code]
+        chances[tuple(sorted(order))] += chance
+    return chances
+
+
+@pytest.mark.parametrize("per_batch", [2, 3])
+def test_classes_are_drawn_by_their_size(per_batch):
+    sizes = (4, 40, 9, 7, 14, 26)
+    data = table(*sizes)
+    sampler = ClassesPerBatch(data, 2 * per_batch, seed=4, images_per_class=2, class_weight="size")
+    assert sampler.steps_per_epoch == len(data) // (2 * per_batch)
+    batches = [epoch(sampler, number) for number in range(300)]
+    groups = data.label[np.concatenate(batches)].reshape(-1, per_batch, 2)
+    assert (groups[..., 0] == groups[..., 1]).all()
+    seen = Counter(map(tuple, np.sort(groups[..., 0], axis=1).tolist()))
+    assert all(len(set(classes)) == per_batch for classes in seen)
+    chances = chances_of_sets(sizes, per_batch)
+    assert sum(chances.values()) == pytest.approx(1)
+    expected = np.array(list(chances.values())) * len(groups)
+    assert expected.min() > 5
+    observed = [seen[classes] for classes in chances]
+    assert chisquare(observed, expected).pvalue > 1e-3
+    # Every class alike would have been noticed.
+    assert chisquare(observed).pvalue < 1e-9
+
+
+def test_drawn_by_size_each_image_comes_equally_often():
+    data = table(*range(2, 60))
+    sizes = np.bincount(data.label)
+    sampler = ClassesPerBatch(data, 4, seed=9, images_per_class=2, class_weight="size")
+    rows = np.concatenate([epoch(sampler, number).ravel() for number in range(60)])
+    by_class = np.bincount(data.label[rows], minlength=len(sizes)) / sizes
+    # The small classes come seldom, so their counts scatter.
+    np.testing.assert_allclose(by_class[sizes > 12], len(rows) / len(data), rtol=0.2)
+    assert np.bincount(rows, minlength=len(data)).min() > 20
+
+
+def test_drawn_by_size_a_batch_depends_on_seed_and_step_only():
+    data = table(9, 4, 30, 6, 2)
+    options = {"images_per_class": 2, "class_weight": "size"}
+    one, two, other = (ClassesPerBatch(data, 6, seed, **options) for seed in (7, 7, 8))
+    for step in (50, 1, 12, 0):
+        np.testing.assert_array_equal(one.batch(step), two.batch(step))
+    assert (epoch(one) != epoch(other)).any()
+    assert (epoch(one, 0) != epoch(one, 1)).any()
+    everything = ClassesPerBatch(data, 10, 0, **options)
+    assert all(set(data.label[batch]) == set(range(5)) for batch in epoch(everything))
+    with pytest.raises(ValueError, match="class_weight='even': must be equal or size"):
+        ClassesPerBatch(data, 6, 0, class_weight="even", images_per_class=2)
 
 
 def test_classes_of_one_image_are_left_out_and_named(caplog):

@@ -93,6 +93,24 @@ def test_categories_too_small_for_a_batch_are_taken_together(caplog):
     assert is_even(np.bincount(chosen.ravel(), minlength=38))
 
 
+def test_drawn_by_weight_categories_share_batches_by_their_weight():
+    data = table(6, 20, 9)
+    weight = np.where(np.arange(35) < 6, 40, np.arange(35) % 7 + 1)
+    dealer = ClassBatches(data, data.classes, 4, 30, 1.0, "batch", weight)
+    random = np.random.default_rng(0)
+    chosen = np.stack([dealer.draw(random) for _ in range(200)]).reshape(-1, 4)
+    category = np.repeat([0, 1, 2], (6, 20, 9))[chosen]
+    assert (category == category[:, :1]).all()
+    assert all(len(set(batch)) == 4 for batch in chosen.tolist())
+    of_category = np.bincount(category[:, 0])
+    shares = [weight[:6].sum(), weight[6:26].sum(), weight[26:].sum()]
+    expected = len(chosen) * np.array(shares) / sum(shares)
+    # Whole batches, rounded at random once an epoch.
+    np.testing.assert_allclose(of_category, expected, atol=4.5 * np.sqrt(200) / 2)
+    # Of the first category all weigh the same.
+    assert is_even(np.bincount(chosen[category[:, 0] == 0].ravel()))
+
+
 def test_a_rest_too_small_for_a_batch_joins_the_smallest_category():
     category, chosen = plans(table(10, 3, 20), 6, 33, 1.0, epochs=60)
     found = {"".join(sorted(set(batch))) for batch in category.reshape(-1, 6)}

@@ -16,27 +16,38 @@ logger = logging.getLogger(__name__)
 
 @register("sampler", "classes_per_batch", gives="labels")
 class ClassesPerBatch(EpochBatches):
-    """P classes times K images in every batch; each class comes about equally often.
+    """P classes times K images in every batch; each class equally often, or by its size.
 
-    An epoch has as many batches as are needed to see as many images as there are. Classes come in
-    a new order every round; where P does not divide their number, those left out of a round
-    change, so that over an epoch any two classes differ by two appearances at most. Inside a class
+    An epoch has as many batches as are needed to see as many images as there are. The P classes of
+    a batch are different ones. With `class_weight=equal` they come in a new order every round;
+    where P does not divide their number, those left out of a round change, so that over an epoch
+    any two classes differ by two appearances at most. With `class_weight=size` they are drawn for
+    every batch, one after another, each with a probability in proportion to its number of images
+    among the classes not yet in the batch; so each image comes about equally often. Inside a class
     the images are dealt without repetition until fewer than K are left, then shuffled again. A
     class with fewer than K images shows each of them, and some again. A class with one image forms
     no pairs and is left out.
+
+    The sampler of the product recognition solution of 2023 is `class_weight=size` with K = 2, but
+    for this: there a class may be drawn twice for a batch, an image twice for its class, and a
+    class with one image is paired with itself, all of which give pairs of a picture with itself or
+    fewer different products.
 
     Args:
         table: the training rows; their labels are used.
         batch_size: images in a batch, P x K: a multiple of `images_per_class`.
         seed: decides all draws.
         images_per_class: K, 2 or more; default 4.
+        class_weight: "equal" (default) deals all classes alike, "size" draws them by their number
+            of images.
         category_share: probability, 0..1, that the classes of a batch are of one category, drawn
-            in proportion to the categories' classes; default 0. Categories of fewer than P classes
-            are taken together.
+            in proportion to the categories' classes (or images, by size); default 0. Categories of
+            fewer than P classes are taken together.
         category_by: "batch" (default) draws for every batch, "epoch" once for all of an epoch.
 
     Raises:
-        ValueError: `images_per_class` is below 2, or `category_share` no probability.
+        ValueError: `images_per_class` is below 2, `class_weight` neither of the two, or
+            `category_share` no probability.
         UserError: `images_per_class` does not divide `batch_size`, a batch has fewer than 2
             classes, or the split has fewer than P classes with 2 images; with `category_share`,
             an image has no category, or no category has P classes.
@@ -49,6 +60,7 @@ class ClassesPerBatch(EpochBatches):
         seed: int,
         *,
         images_per_class: int = 4,
+        class_weight: Literal["equal", "size"] = "equal",
         category_share: float = 0.0,
         category_by: Literal["batch", "epoch"] = "batch",
     ) -> None:
@@ -56,6 +68,8 @@ class ClassesPerBatch(EpochBatches):
             raise ValueError(
                 f"images_per_class={images_per_class}: must be 2 or more, one image forms no pair"
             )
+        if class_weight not in ("equal", "size"):
+            raise ValueError(f"class_weight={class_weight!r}: must be equal or size")
         per_batch, rest = divmod(batch_size, images_per_class)
         if rest or per_batch < 2:
             raise UserError(
@@ -92,6 +106,7 @@ class ClassesPerBatch(EpochBatches):
             batches,
             category_share,
             category_by,
+            self._size if class_weight == "size" else None,
         )
         super().__init__(self._draw, seed, batches, batch_size)
 

@@ -129,11 +129,15 @@ class ClassBatches:
     left out of a round change, so that over an epoch any two classes differ by two appearances at
     most.
 
+    With a `weight`, the classes of a batch are drawn instead, one after another, each with a
+    probability in proportion to its weight among those that are not in the batch yet.
+
     With `category_share`, a batch is of one product category with that probability, or by epoch
     all batches of an epoch are. Such batches are shared out among the categories in proportion to
-    their classes, so that a class comes as often as one of another category. Categories with
-    fewer classes than a batch form one category together; if that is still too small, it joins
-    the smallest of the others. A class is of the category that most of its images have.
+    their classes (or the weight of these), so that a class comes as often as one of another
+    category. Categories with fewer classes than a batch form one category together; if that is
+    still too small, it joins the smallest of the others. A class is of the category that most of
+    its images have.
 
     Args:
         table: the training rows.
@@ -142,6 +146,7 @@ class ClassBatches:
         batches: batches in an epoch.
         category_share: probability of a batch within a category, 0..1; 0 deals from all classes.
         category_by: "batch" or "epoch": what the probability is drawn for.
+        weight: int64 (C,), 1 or more each: how classes are drawn; None, default, deals them.
 
     Raises:
         ValueError: `category_share` or `category_by` is none of these.
@@ -157,35 +162,44 @@ class ClassBatches:
         batches: int,
         category_share: float,
         category_by: str,
+        weight: np.ndarray | None = None,
     ) -> None:
         if not 0 <= category_share <= 1:
             raise ValueError(f"category_share={category_share}: a probability is from 0 to 1")
         if category_by not in ("batch", "epoch"):
             raise ValueError(f"category_by={category_by!r}: must be batch or epoch")
-        self._count, self._per_batch, self._batches = len(label), per_batch, batches
+        self._all, self._per_batch, self._batches = np.arange(len(label)), per_batch, batches
         self._share, self._by_epoch = category_share, category_by == "epoch"
+        self._weight = weight
         self._pools = _category_pools(table, label, per_batch) if category_share else []
-        self._ends = np.cumsum([len(pool) for pool in self._pools])
+        portions = np.ones(len(label), np.int64) if weight is None else weight
+        self._ends = np.cumsum([portions[pool].sum() for pool in self._pools])
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
         """Return int64 (batches, per_batch): positions in `label`, those of a row all different."""
         if not self._share:
-            return _deal(random, self._count, self._per_batch, self._batches)
+            return self._from(random, self._all, self._batches)
         within = random.random(1 if self._by_epoch else self._batches) < self._share
         within = np.broadcast_to(within, self._batches)
         plan = np.empty((self._batches, self._per_batch), np.int64)
         mixed = np.flatnonzero(~within)
-        plan[mixed] = _deal(random, self._count, self._per_batch, len(mixed))
+        plan[mixed] = self._from(random, self._all, len(mixed))
         pool_of = random.permutation(self._share_out(random, self._batches - len(mixed)))
         for number, pool in enumerate(self._pools):
             places = np.flatnonzero(within)[pool_of == number]
-            plan[places] = pool[_deal(random, len(pool), self._per_batch, len(places))]
+            plan[places] = self._from(random, pool, len(places))
         return plan
+
+    def _from(self, random: np.random.Generator, pool: np.ndarray, batches: int) -> np.ndarray:
+        """Return int64 (batches, per_batch): members of `pool`, those of a row all different."""
+        if self._weight is None:
+            return pool[_deal(random, len(pool), self._per_batch, batches)]
+        return pool[_draw(random, self._weight[pool], self._per_batch, batches)]
 
     def _share_out(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Return int64 (count,): numbers of pools, each as often as its share, up to rounding."""
         # One draw places a comb of equal steps over the classes, pool after pool.
-        teeth = (np.arange(count) + random.random()) * self._count / max(count, 1)
+        teeth = (np.arange(count) + random.random()) * self._ends[-1] / max(count, 1)
         return np.minimum(np.searchsorted(self._ends, teeth, "right"), len(self._pools) - 1)
 
 
@@ -201,6 +215,27 @@ def _deal(random: np.random.Generator, count: int, per_batch: int, batches: int)
     key[np.arange(rounds)[:, None], circle[turn % count]] = 2.0
     order = np.argsort(key, axis=1)[:, : count - left_out]
     return order.reshape(-1)[:slots].reshape(batches, per_batch)
+
+
+def _draw(
+    random: np.random.Generator, weight: np.ndarray, per_batch: int, batches: int
+) -> np.ndarray:
+    """Return int64 (batches, per_batch), numbers drawn by `weight`, those of a row all different.
+
+    The numbers of a row are drawn one after another, each among those that are left.
+    """
+    end = np.cumsum(weight)
+    begin = end - weight
+    chosen = np.empty((batches, per_batch), np.int64)
+    for place in range(per_batch):
+        taken = np.sort(chosen[:, :place], axis=1)
+        spot = random.integers(end[-1] - weight[taken].sum(axis=1))
+        # Spots are counted without the stretches that are taken: stepping over these, from the
+        # left, gives the same spot among all.
+        for one in taken.T:
+            spot += np.where(spot >= begin[one], weight[one], 0)
+        chosen[:, place] = np.searchsorted(end, spot, "right")
+    return chosen
 
 
 def _category_pools(table: ItemTable, label: np.ndarray, per_batch: int) -> list[np.ndarray]:
