@@ -11,7 +11,7 @@ EXTRAS = {
     # pygraphviz brings Graphviz with it from 2.0 on.
     "notebook": ["ipykernel>=6.29", "pydot>=3", "pygraphviz>=2.0"],
     "annoy": ["annoy>=1.17.3"],
-    "beam": ["apache-beam>=2.70"],
+    "beam": ["apache-beam>=2.70", "urllib3>=2.6"],
     "debug": ["ipython>=8.20"],
     # tensorflow-hub asks for pkg_resources, which setuptools has dropped since.
     "hub": ["tensorflow-hub>=0.16", "setuptools<81"],
