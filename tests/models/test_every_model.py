@@ -20,6 +20,12 @@ from . import presets
 
 SIZE = 32
 
+#: Trunks that are smaller by numbers -> the trunk as a config writes it. Layer scale as published
+#: begins with factors that let nothing move at first.
+BY_NUMBERS = {
+    "convnext": "convnext(depths=(1, 2), widths=(8, 16), layer_scale=1.0)",
+}
+
 #: Trunks that are nothing without a file -> the trunk as a config writes it.
 FROM_FILES = {
     "hub": lambda: f"hub:{presets.saved_model()}",
@@ -78,7 +84,7 @@ def build(name: str, **parameters) -> keras.Model:
     size = size_of(name)
     if name.startswith("trunk "):
         trunk = name.removeprefix("trunk ")
-        trunk = FROM_FILES[trunk]() if trunk in FROM_FILES else trunk
+        trunk = FROM_FILES[trunk]() if trunk in FROM_FILES else BY_NUMBERS.get(trunk, trunk)
         plain = {"trunk": trunk, "embedding_dim": 8, "weights": "none"}
         return models.build("mildnet", image_size=size, **plain | parameters)
     return models.build(name, image_size=size, **small(name) | parameters)

@@ -40,6 +40,12 @@ def test_preprocessing_of_efficientnet_lite():
     np.testing.assert_allclose(Preprocess("lite")(PIXELS), (PIXELS - 127.0) / 128.0, rtol=1e-6)
 
 
+def test_preprocessing_of_clip():
+    mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    want = (PIXELS / 255.0 - mean) / deviation
+    np.testing.assert_allclose(Preprocess("clip")(PIXELS), want, rtol=1e-5)
+
+
 def test_preprocessing_rescale_and_none():
     np.testing.assert_allclose(Preprocess()(PIXELS), PIXELS / 255.0, atol=1e-7)
     np.testing.assert_array_equal(Preprocess("none")(PIXELS), PIXELS.astype("float32"))
@@ -54,7 +60,7 @@ def test_preprocessing_keeps_float32_in_mixed_precision():
 
 
 def test_preprocessing_refuses_unknown_modes():
-    with pytest.raises(ValueError, match="rescale, caffe, torch, tf, lite, none"):
+    with pytest.raises(ValueError, match="rescale, caffe, torch, clip, tf, lite, none"):
         Preprocess("imagenet")
 
 

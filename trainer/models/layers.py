@@ -11,10 +11,13 @@ from keras import ops
 #: Channel means and deviations of ImageNet in RGB order, of values 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: The same of the pictures that CLIP was trained on.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 #: Channel means that the Caffe VGG weights were trained with: BGR order, values 0..255.
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
-PREPROCESSING = ("rescale", "caffe", "torch", "tf", "lite", "none")
+PREPROCESSING = ("rescale", "caffe", "torch", "clip", "tf", "lite", "none")
 
 
 @keras.saving.register_keras_serializable(package="mildnet")
@@ -23,8 +26,8 @@ class Preprocess(keras.layers.Layer):
 
     Args:
         mode: `rescale` x / 255 (MILDNet); `caffe` BGR minus the channel means, values about
-            -124..152; `torch` x / 255, minus mean, over deviation of ImageNet; `tf` -1..1;
-            `lite` (x - 127) / 128 (EfficientNet-Lite); `none`.
+            -124..152; `torch` x / 255, minus mean, over deviation of ImageNet; `clip` the same
+            with those of CLIP; `tf` -1..1; `lite` (x - 127) / 128 (EfficientNet-Lite); `none`.
 
     Computed in float32 whatever the dtype policy: bfloat16 has no room for 255 grey levels and a
     fraction.
@@ -48,9 +51,11 @@ class Preprocess(keras.layers.Layer):
             return images / 127.5 - 1.0
         if self.mode == "lite":
             return (images - 127.0) / 128.0
-        if self.mode == "torch":
-            scaled = images / 255.0 - ops.array(IMAGENET_MEAN, "float32")
-            return scaled / ops.array(IMAGENET_STD, "float32")
+        if self.mode in ("torch", "clip"):
+            clip = self.mode == "clip"
+            mean, deviation = (CLIP_MEAN, CLIP_STD) if clip else (IMAGENET_MEAN, IMAGENET_STD)
+            scaled = images / 255.0 - ops.array(mean, "float32")
+            return scaled / ops.array(deviation, "float32")
         if self.mode == "caffe":
             return ops.flip(images, axis=-1) - ops.array(CAFFE_MEAN_BGR, "float32")
         return images
@@ -369,6 +374,25 @@ class Dropout(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="mildnet")
+class DropPath(Dropout):
+    """Stochastic depth: a share of the rows of a batch pass a residual branch by.
+
+    What is left is scaled up to make up for it. The rows are drawn as :class:`Dropout` draws its
+    noise: N replicas drop what one device drops.
+
+    Args:
+        rate: share of the rows, at least 0, below 1.
+        seed: start of the random state; drawn from Keras' global seed if None.
+
+    Huang et al.: Deep networks with stochastic depth, 2016, arXiv 1603.09382.
+    """
+
+    def noise_shape(self, rows: Any, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return one number a row."""
+        return (rows, *(1 for _ in rest))
 
 
 def _replica() -> tuple[Any, int]:

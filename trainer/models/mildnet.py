@@ -154,7 +154,7 @@ def mildnet(
     trunk: str = "convnet_small",
     weights: str = "auto",
     preprocessing: Literal[
-        "auto", "rescale", "caffe", "torch", "tf", "lite", "native", "none"
+        "auto", "rescale", "caffe", "torch", "clip", "tf", "lite", "native", "none"
     ] = "auto",
     skips: tuple[str, ...] = ("default",),
     pooling: Literal["gap", "gem", "none"] = "gap",
@@ -182,12 +182,12 @@ def mildnet(
             parentheses: `convnet_small(widths=(16, 32), norm="group")`. Nets of KerasHub and
             KerasCV are `kerashub:PRESET` and `kerascv:NAME`, a SavedModel is `hub:FOLDER`.
         weights: trunk weights: `imagenet`, `none`, or the path of a `.weights.h5`, `.h5` or
-            `.keras` file (efficientnet_lite0 and swinv2 also take PyTorch's). `auto`: those that
-            a preset or a SavedModel brings; none for other trunks.
+            `.keras` file (convnext, efficientnet_lite0 and swinv2 also take PyTorch's). `auto`:
+            those that a preset or a SavedModel brings; none for other trunks.
         preprocessing: what the model does to pixels 0..255 first: `rescale` to 0..1 (MILDNet's),
-            `caffe`, `torch`, `tf`, `lite` (see `Preprocess`), `native` for what the trunk's
-            ImageNet weights expect, `none`. `auto`: nothing where the trunk scales pixels by
-            itself (kerashub, kerascv, hub), else `rescale`.
+            `caffe`, `torch`, `clip`, `tf`, `lite` (see `Preprocess`), `native` for what the
+            trunk's ImageNet weights expect, `none`. `auto`: nothing where the trunk scales pixels
+            by itself (kerashub, kerascv, hub), else `rescale`.
         skips: trunk layers whose pooled output joins the embedding, in this order; `*` and `[2-4]`
             work as in file names. `default` for those of the trunk, `none` for no skips.
         pooling: `gap` (average) or `gem` (generalised mean with a learned exponent), for the

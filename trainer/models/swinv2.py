@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from trainer.models.layers import Dropout, Residual, TokenDense, gelu, unit
+from trainer.models.layers import DropPath, Residual, TokenDense, gelu, unit
 
 EPSILON = 1e-5
 #: Length up to which queries and keys are scaled to 1, as published.
@@ -18,25 +18,6 @@ LEAST = 1e-12
 LOG_MOST = math.log(100.0)
 #: Added to the scores of tokens that only the shift has brought into one window.
 APART = -100.0
-
-
-@keras.saving.register_keras_serializable(package="mildnet")
-class DropPath(Dropout):
-    """Stochastic depth: a share of the rows of a batch pass a residual branch by.
-
-    What is left is scaled up to make up for it. The rows are drawn as :class:`Dropout` draws its
-    noise: N replicas drop what one device drops.
-
-    Args:
-        rate: share of the rows, at least 0, below 1.
-        seed: start of the random state; drawn from Keras' global seed if None.
-
-    Huang et al.: Deep networks with stochastic depth, 2016, arXiv 1603.09382.
-    """
-
-    def noise_shape(self, rows: Any, rest: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return one number a row."""
-        return (rows, *(1 for _ in rest))
 
 
 @keras.saving.register_keras_serializable(package="mildnet")
