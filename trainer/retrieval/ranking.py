@@ -157,7 +157,7 @@ class Ranking:
         ranks, tied = tile_ranks(vectors, sizes[order], self._threads)
         # Copies of one vector may come out with different similarities, see `_by_rows`: those are
         # settled there, too, where a relevant item has a copy.
-        copies, originals = _copies(vectors)
+        copies, originals = copies_of(vectors)
         del vectors
         doubled = np.zeros(len(self._per_class), bool)
         doubled[self._item_codes[order[np.r_[copies, originals]]]] = True
@@ -187,7 +187,7 @@ class Ranking:
         gallery = self._prepare_gallery(self._items)
         # BLAS rounds by where in its tiles a column lies, so copies of one vector can come out
         # with different similarities: their columns are made equal after each product.
-        copies, originals = _copies(gallery)
+        copies, originals = copies_of(gallery)
         left = np.empty((min(self._block, len(which)), gallery.shape[1]), np.float32)
         product = np.empty((len(left), self._size), np.float32)
         with ThreadPoolExecutor(self._threads) as pool:
@@ -313,7 +313,7 @@ def _tiles_pay(dim: int, counts: np.ndarray) -> bool:
     return relevant <= min(32.0, dim / 20)
 
 
-def _copies(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def copies_of(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that repeat an earlier row exactly, and the first of each."""
     mix = np.random.default_rng(0).integers(1, 2**63, size=vectors.shape[1], dtype=np.uint64) | 1
     keys = np.empty(len(vectors), np.uint64)

@@ -1,0 +1,1 @@
+"""What is done to embeddings and neighbours after the model: plain functions on arrays."""
