@@ -110,6 +110,16 @@ def contrastive(labels, x, pos_margin=None, neg_margin=None, distance="euclidean
     return average([v for v in near if v > 0]) + average([v for v in far if v > 0])
 
 
+def contrastive_similarity(labels, x, margin=0.5, fidelity="corrected"):
+    s = table("cosine", x, similarity=True)
+    total = 0.0
+    for a in range(len(labels)):
+        near = [s[a][p] for p in positives(labels, a)]
+        total += sum(1 - v for v in near if fidelity == "corrected" or v < 1 - 1e-5)
+        total += sum(s[a][n] for n in negatives(labels, a) if s[a][n] > margin)
+    return total / len(labels)
+
+
 def ntxent(labels, x, temperature=0.07):
     s = table("cosine", x, similarity=True)
     losses = []
@@ -235,6 +245,59 @@ def soft_triple(
     ]
     # There are K (K - 1) / 2 pairs a class, and the divisor is C K (K - 1).
     return average(losses) + (tau * average(apart) / 2 if losses else 0.0)
+
+
+def class_softmax(labels, x, classes, proxies, scale, lowered, centers=1):
+    """A softmax over classes; `lowered` is what becomes of the cosine of the own one."""
+    groups = np.reshape(proxies, (len(classes), centers, -1))
+
+    def logits(row):
+        found = []
+        for label, own in zip(classes, groups, strict=True):
+            cosine = max(distance("cosine", x[row], center) for center in own)
+            found.append(scale * (lowered(cosine, label) if label == labels[row] else cosine))
+        return found
+
+    return average(softmax_loss(labels, classes, logits))
+
+
+def turned(margin_of):
+    """The cosine of an angle to which the margin of the class is added."""
+
+    def lowered(cosine, label):
+        angle, margin = math.acos(cosine), margin_of(label)
+        if angle + margin > math.pi:
+            return cosine - math.sin(math.pi - margin) * margin
+        return math.cos(angle + margin)
+
+    return lowered
+
+
+def arcface(labels, x, classes, proxies, scale=64.0, margin=0.5, centers=1):
+    lowered = turned(lambda label: margin)
+    return class_softmax(labels, x, classes, proxies, scale, lowered, centers)
+
+
+def subcenter_arcface(
+    labels, x, classes, proxies, counts, centers=3, scale=30.0, margin=None, low=0.05, span=0.45
+):
+    roots = {label: math.sqrt(1 / math.sqrt(n)) for label, n in zip(classes, counts, strict=True)}
+    least, most = min(roots.values()), max(roots.values())
+
+    def margin_of(label):
+        if margin is not None:
+            return margin
+        return (roots[label] - least) / (most - least) * span + low
+
+    return class_softmax(labels, x, classes, proxies, scale, turned(margin_of), centers)
+
+
+def cosface(labels, x, classes, proxies, scale=64.0, margin=0.35):
+    return class_softmax(labels, x, classes, proxies, scale, lambda c, label: c - margin)
+
+
+def normalized_softmax(labels, x, classes, proxies, scale=20.0):
+    return class_softmax(labels, x, classes, proxies, scale, lambda c, label: c)
 
 
 def ranker(labels, pairs, margin=0.1, negatives="both", fidelity="corrected"):

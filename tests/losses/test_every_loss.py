@@ -120,8 +120,8 @@ def test_without_a_valid_pair_the_loss_is_zero_with_zero_gradients(name, classes
     labels = {"one class": np.zeros(24), "all different": np.arange(24), "one item": [0]}[classes]
     labels = np.asarray(labels, np.int64)
     x = x[: len(labels)]
-    if name == "contrastive":
-        # It learns from positives alone and from negatives alone: they start where it wants them.
+    if name in ("contrastive", "contrastive_similarity"):
+        # They learn from positives alone and from negatives alone: these are where they should be.
         x = np.ones_like(x) if classes == "one class" else np.eye(24, dtype="f4")[: len(x)] * 5
     value, gradient = step(prepared.get(name), labels, tf.constant(x))
     assert value.numpy() == 0

@@ -25,6 +25,7 @@ CASES = {
         {"alpha": 1.0, "beta": 10.0, "base": 0.3, "epsilon": 0.3},
     ],
     "contrastive": [*METRICS, {"pos_margin": 0.5, "neg_margin": 1.2}],
+    "contrastive_similarity": [{}, {"margin": 0.2}, {"fidelity": "released"}],
     "ntxent": [{}, {"temperature": 0.5}],
     "circle": [{}, {"margin": 0.25, "gamma": 4.0}],
     "supcon": [{}, {"temperature": 0.5}],
@@ -44,6 +45,10 @@ CASES = {
         {"centers_per_class": 2, "la": 3.0, "gamma": 0.5, "margin": 0.4, "tau": 0.0},
         {"centers_per_class": 3, "tau": 2.0},
     ],
+    "arcface": [{}, {"scale": 4.0, "margin": 2.5}, {"margin": 0.0}],
+    "subcenter_arcface": [{}, {"centers": 1, "scale": 5.0}, {"centers": 2, "margin": 2.5}],
+    "cosface": [{}, {"scale": 4.0, "margin": 0.1}],
+    "normalized_softmax": [{}, {"scale": 4.0}],
     "hinge_loss": [{}, {"margin": 0.2}, {"fidelity": "released"}],
     "hinge_twice_loss": [{}, {"margin": 0.2}, {"fidelity": "released"}],
     "hinge_new_loss": [{}, {"margin": 3.0}, {"fidelity": "released", "margin": 3.0}],
@@ -105,9 +110,11 @@ def test_value_and_gradient_equal_the_loop(name, parameters):
     oracle = functools.partial(getattr(loss_oracles, name), **parameters)
     if hasattr(loss, "prepare"):
         # Not every label has a proxy, and not every proxy an item.
-        classes = (0, 1, 3, 4, 5, 17)
-        loss.prepare(classes, 5)
+        classes, counts = (0, 1, 3, 4, 5, 17), (4, 1, 9, 2, 300, 30)
+        loss.prepare(np.repeat(classes, counts), 5)
         oracle = functools.partial(oracle, classes=classes, proxies=loss.get_weights()[0])
+        if "counts" in inspect.signature(oracle).parameters:
+            oracle = functools.partial(oracle, counts=counts)
     has_held = "held" in inspect.signature(oracle).parameters
     random = np.random.default_rng(3)
     values = []

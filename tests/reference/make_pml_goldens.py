@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from golden_batches import labelled, pack, pairs, proxies, triplets
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
+from pytorch_metric_learning.utils import loss_and_miner_utils
 
 # Whether equal rows have a similarity below 1, and so count in the mean, is up to rounding.
 SKIP = [("twins", "contrastive", {"distance": "cosine"})]
@@ -46,6 +47,9 @@ def rivals():
             losses.ContrastiveLoss(near, far, distance=distance(name)),
             None,
         )
+    for parameters in ({"margin": 0.5}, {"margin": 0.2}, {"fidelity": "released"}):
+        theirs = contrastive_similarity(**parameters)
+        yield "contrastive_similarity", parameters, theirs, all_pairs
     for temperature in (0.07, 0.5):
         yield "ntxent", {"temperature": temperature}, losses.NTXentLoss(temperature), None
     for parameters in (
@@ -89,6 +93,24 @@ def pairs_of_classes(_, labels):
     far = [(a, n) for a in anchors for n in positives if labels[a] != labels[n]]
     a, p = torch.tensor(anchors, dtype=torch.long), torch.tensor(positives, dtype=torch.long)
     return a, p, *torch.tensor(far, dtype=torch.long).reshape(-1, 2).unbind(1)
+
+
+def all_pairs(_, labels):
+    return loss_and_miner_utils.get_all_pairs_indices(labels)
+
+
+def contrastive_similarity(margin=0.5, fidelity="corrected"):
+    """The loss of the code of cross-batch memories, of their similarities and pairs."""
+
+    def function(embeddings, labels, pairs):
+        similarity = distances.CosineSimilarity()(embeddings)
+        anchor, positive, other, negative = pairs
+        near, far = similarity[anchor, positive], similarity[other, negative]
+        if fidelity == "released":
+            near = near[near < 1 - 1e-5]
+        return ((1 - near).sum() + far[far > margin].sum()) / len(labels)
+
+    return function
 
 
 def npairs(temperature):
@@ -161,6 +183,41 @@ def with_proxies():
         {"centers_per_class": 3, "la": 5.0, "gamma": 0.5, "margin": 0.3, "tau": 0.0},
     ):
         yield "soft_triple", parameters, lambda c, d, p=parameters: soft_triple(c, d, **p), "fc"
+    for name, theirs, several in softmaxes():
+        for parameters in several:
+            yield name, parameters, lambda c, d, f=theirs, p=parameters: f(c, d, **p), "W"
+
+
+def softmaxes():
+    """Yield (loss, function from (classes, dim, parameters) to a loss of theirs, parameters).
+
+    Margins that are angles are in degrees there, and in radians here.
+    """
+    angles = ({"scale": 64.0, "margin": 0.5}, {"scale": 5.0, "margin": 2.0})
+
+    def arcface(classes, dim, scale, margin):
+        return losses.ArcFaceLoss(classes, dim, margin=np.degrees(margin), scale=scale)
+
+    def subcenter(classes, dim, scale, margin, centers):
+        return losses.SubCenterArcFaceLoss(
+            num_classes=classes,
+            embedding_size=dim,
+            margin=np.degrees(margin),
+            scale=scale,
+            sub_centers=centers,
+        )
+
+    def normalized(classes, dim, scale):
+        return losses.NormalizedSoftmaxLoss(classes, dim, temperature=1 / scale)
+
+    yield "arcface", arcface, angles
+    yield "subcenter_arcface", subcenter, [p | {"centers": 3} for p in angles]
+    yield (
+        "cosface",
+        losses.CosFaceLoss,
+        ({"scale": 64.0, "margin": 0.35}, {"scale": 5.0, "margin": 0.1}),
+    )
+    yield "normalized_softmax", normalized, ({"scale": 20.0}, {"scale": 4.0})
 
 
 def soft_triple(classes, dim, centers_per_class, tau, **parameters):
@@ -180,12 +237,13 @@ def measured_with_proxies(make, name, labels, x, per_class):
     classes, start = proxies(labels, x.shape[1], per_class)
     theirs = make(len(classes), x.shape[1])
     weights = torch.tensor(start, dtype=torch.float64)
-    # They keep the centers of SoftTriple as columns.
-    weights = torch.nn.Parameter(weights.T.contiguous() if name == "fc" else weights)
+    # They keep all but proxies as columns.
+    columns = name != "proxies"
+    weights = torch.nn.Parameter(weights.T.contiguous() if columns else weights)
     setattr(theirs, name, weights)
     codes = torch.tensor(np.searchsorted(classes, labels))
     value, gradient = measured(lambda e: theirs(e, codes), x)
-    slope = weights.grad.T if name == "fc" else weights.grad
+    slope = weights.grad.T if columns else weights.grad
     return (value, gradient), (value, slope.numpy())
 
 
@@ -307,7 +365,7 @@ def main():
     for loss, parameters, make, name in with_proxies():
         found, shapes = {}, {}
         for case, (labels, x) in batches.items():
-            per_class = parameters.get("centers_per_class", 1)
+            per_class = parameters.get("centers_per_class", parameters.get("centers", 1))
             shapes |= {case: x, f"{case}, proxies": proxies(labels, x.shape[1], per_class)[1]}
             both = measured_with_proxies(make, name, labels, x, per_class)
             found[case], found[f"{case}, proxies"] = both

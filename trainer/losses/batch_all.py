@@ -9,13 +9,14 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import Classmates, add_at, at, pair_masks
+from trainer.losses.base import at_least, mean
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs, add_at, at
 
 
-@register("loss", "batch_all", takes="labels")
+@register("loss", "batch_all", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class BatchAll(LabelLoss):
+class BatchAll(MatrixLoss):
     """Batch-all triplet loss: the mean over all triplets of a batch that violate the margin.
 
     With a measure d, over all triplets of anchor a, positive p and negative n in the batch:
@@ -51,21 +52,20 @@ class BatchAll(LabelLoss):
         self.margin = at_least("margin", margin, 0)
         self.distance = distances.get(distance).name
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        away = distances.get(self.distance).pairwise_away(embeddings)
-        weights, active = violation_weights(ops.stop_gradient(away), labels, self.margin)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        away = self.measure.away(matrix)
+        weights, active = violation_weights(ops.stop_gradient(away), pairs, self.margin)
         return mean(ops.sum(weights * away) + self.margin * active, active)
 
 
-def violation_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any]:
-    """Return weights (B, B) and the number of triplets above the margin.
+def violation_weights(away: Any, pairs: Pairs, margin: float) -> tuple[Any, Any]:
+    """Return weights (B, M) and the number of triplets above the margin.
 
     Each such triplet adds 1 to the weight of its positive and takes 1 from that of its negative, so
     that the hinges sum to sum(weights * away) + margin * number.
     """
-    _, negative = pair_masks(labels)
-    negatives = ops.where(negative, away, ops.full_like(away, float("inf")))
+    negatives = ops.where(pairs.negative, away, ops.full_like(away, float("inf")))
 
     def body(positive: Any, exists: Any, weights: Any, active: Any) -> tuple[Any, Any]:
         limit = ops.where(exists, at(away, positive) + margin, -float("inf"))
@@ -74,5 +74,5 @@ def violation_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any]:
         return add_at(weights - above, positive, count), active + ops.sum(count)
 
     none = ops.zeros((), dtype=away.dtype)
-    weights, active = Classmates(labels).fold(1, body, (ops.zeros_like(away), none))
+    weights, active = pairs.in_turn().fold(1, body, (ops.zeros_like(away), none))
     return weights, active

@@ -8,15 +8,15 @@ import keras
 from keras import ops
 
 from trainer.config.registry import register
-from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean_where
+from trainer.losses.base import at_least, mean_where
 from trainer.losses.masked import log_sum_exp
-from trainer.losses.pairs import pair_masks
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs, has_both
 
 
-@register("loss", "circle", takes="labels")
+@register("loss", "circle", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class Circle(LabelLoss):
+class Circle(MatrixLoss):
     """Circle loss: each pair is weighted by how far its similarity is from where it should be.
 
     With the cosine similarity s, margin m, and over anchors a that have a positive and a negative
@@ -52,17 +52,13 @@ class Circle(LabelLoss):
         self.margin = at_least("margin", margin, 0)
         self.gamma = at_least("gamma", gamma, 0, strictly=True)
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        similarity = distances.get("cosine").pairwise(embeddings)
-        held = ops.stop_gradient(similarity)
-        positive, negative = pair_masks(labels)
-        near = ops.relu(1.0 + self.margin - held) * (1.0 - self.margin - similarity)
-        far = ops.relu(held + self.margin) * (similarity - self.margin)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        held = ops.stop_gradient(matrix)
+        near = ops.relu(1.0 + self.margin - held) * (1.0 - self.margin - matrix)
+        far = ops.relu(held + self.margin) * (matrix - self.margin)
         each = ops.softplus(
-            log_sum_exp(self.gamma * near, positive) + log_sum_exp(self.gamma * far, negative)
+            log_sum_exp(self.gamma * near, pairs.positive)
+            + log_sum_exp(self.gamma * far, pairs.negative)
         )
-        counts = ops.logical_and(
-            ops.any(positive, axis=1, keepdims=True), ops.any(negative, axis=1, keepdims=True)
-        )
-        return mean_where(counts, each)
+        return mean_where(has_both(pairs.positive, pairs.negative), each)

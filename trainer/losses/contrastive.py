@@ -9,13 +9,14 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, mean
-from trainer.losses.pairs import pair_masks
+from trainer.losses.base import mean
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs
 
 
-@register("loss", "contrastive", takes="labels")
+@register("loss", "contrastive", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class Contrastive(LabelLoss):
+class Contrastive(MatrixLoss):
     """Contrastive loss over all pairs: positives within one margin, negatives beyond another.
 
     With a distance d:
@@ -58,16 +59,15 @@ class Contrastive(LabelLoss):
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        distance = distances.get(self.distance)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        distance = self.measure
         close, far = (1.0, 0.0) if distance.larger_is_closer else (0.0, 1.0)
         close = close if self.pos_margin is None else self.pos_margin
         far = far if self.neg_margin is None else self.neg_margin
-        away = distance.pairwise_away(embeddings)
-        positive, negative = pair_masks(labels)
-        return _mean_violation(away - distance.away(close), positive) + _mean_violation(
-            distance.away(far) - away, negative
+        away = distance.away(matrix)
+        return _mean_violation(away - distance.away(close), pairs.positive) + _mean_violation(
+            distance.away(far) - away, pairs.negative
         )
 
 

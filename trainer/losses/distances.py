@@ -46,6 +46,18 @@ class Distance:
         """Return how far apart all pairs are: (B, D) gives (B, B)."""
         return self.away(self.pairwise(embeddings))
 
+    def across(self, left: Any, right: Any) -> Any:
+        """Measure each of one set against each of another: (B, D) and (M, D) give (B, M).
+
+        Euclidean distances are formed from inner products, as those of all pairs are.
+        """
+        if self.unit:
+            return self._from_cosine(ops.matmul(unit(left), ops.transpose(unit(right))))
+        lengths = [ops.sum(ops.square(side), axis=1) for side in (left, right)]
+        products = ops.matmul(left, ops.transpose(right))
+        squared = ops.maximum((lengths[0][:, None] + lengths[1][None, :]) - 2.0 * products, 0.0)
+        return squared if self.name == "squared_euclidean" else safe_sqrt(squared)
+
     def _from_cosine(self, cosine: Any) -> Any:
         return cosine if self.larger_is_closer else ops.maximum(1.0 - cosine, 0.0)
 

@@ -9,14 +9,15 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean_where
-from trainer.losses.masked import log_sum_exp
-from trainer.losses.pairs import pair_masks
+from trainer.losses.base import at_least, mean_where
+from trainer.losses.masked import log_add_exp, log_sum_exp
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs
 
 
-@register("loss", "lifted_structure", takes="labels")
+@register("loss", "lifted_structure", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class LiftedStructure(LabelLoss):
+class LiftedStructure(MatrixLoss):
     """Lifted structure loss: each positive pair against all negatives of both its members.
 
     With a measure d, over the positive pairs (i, j) of the batch, N(i) being the negatives of i:
@@ -59,11 +60,11 @@ class LiftedStructure(LabelLoss):
         self.margin = at_least("margin", margin, 0)
         self.distance = distances.get(distance).name
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        away = distances.get(self.distance).pairwise_away(embeddings)
-        positive, negative = pair_masks(labels)
-        one = log_sum_exp(self.margin - away, negative)
-        # The logarithm of both sums together; of equal ones, either has half the gradient.
-        both = one + ops.softplus(ops.transpose(one) - one)
-        return mean_where(positive, ops.square(ops.relu(both + away)) / 2)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        away = self.measure.away(matrix)
+        near = self.margin - away
+        both = log_add_exp(
+            log_sum_exp(near, pairs.negative), log_sum_exp(near, pairs.negative, axis=0)
+        )
+        return mean_where(pairs.positive, ops.square(ops.relu(both + away)) / 2)

@@ -16,6 +16,12 @@ def log_sum_exp(values: Any, mask: Any, axis: int = 1) -> Any:
     return ops.logsumexp(ops.where(mask, values, -1e30), axis=axis, keepdims=True)
 
 
+def log_add_exp(left: Any, right: Any) -> Any:
+    """Return log(exp(left) + exp(right)); of equal ones, either has half the gradient."""
+    high = ops.stop_gradient(ops.maximum(left, right))
+    return ops.log(ops.exp(left - high) + ops.exp(right - high)) + high
+
+
 def log_one_plus_sum_exp(values: Any, mask: Any, axis: int = 1) -> Any:
     """Return log(1 + sum of exp(values) where `mask` holds) along `axis`, which stays, of size 1.
 

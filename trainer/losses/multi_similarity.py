@@ -8,15 +8,15 @@ import keras
 from keras import ops
 
 from trainer.config.registry import register
-from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
+from trainer.losses.base import at_least, mean
 from trainer.losses.masked import log_one_plus_sum_exp
-from trainer.losses.pairs import pair_masks
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs
 
 
-@register("loss", "multi_similarity", takes="labels")
+@register("loss", "multi_similarity", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class MultiSimilarity(LabelLoss):
+class MultiSimilarity(MatrixLoss):
     """Multi-similarity loss, with its mining of pairs.
 
     With the cosine similarity s, over anchors a with kept positives P and kept negatives N:
@@ -62,17 +62,16 @@ class MultiSimilarity(LabelLoss):
         self.base = base
         self.epsilon = None if epsilon is None else at_least("epsilon", epsilon, 0)
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        similarity = distances.get("cosine").pairwise(embeddings)
-        positive, negative = pair_masks(labels)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        positive, negative = pairs.positive, pairs.negative
         if self.epsilon is not None:
-            mined = ops.stop_gradient(similarity)
+            mined = ops.stop_gradient(matrix)
             least = ops.min(ops.where(positive, mined, float("inf")), axis=1, keepdims=True)
             most = ops.max(ops.where(negative, mined, -float("inf")), axis=1, keepdims=True)
             positive = ops.logical_and(positive, mined - self.epsilon < most)
             negative = ops.logical_and(negative, mined + self.epsilon > least)
-        shifted = similarity - self.base
+        shifted = matrix - self.base
         each = (
             log_one_plus_sum_exp(-self.alpha * shifted, positive) / self.alpha
             + log_one_plus_sum_exp(self.beta * shifted, negative) / self.beta

@@ -8,15 +8,15 @@ import keras
 from keras import ops
 
 from trainer.config.registry import register
-from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean_where
+from trainer.losses.base import at_least, mean_where
 from trainer.losses.masked import log_sum_exp
-from trainer.losses.pairs import pair_masks
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs
 
 
-@register("loss", "ntxent", takes="labels")
+@register("loss", "ntxent", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class NTXent(LabelLoss):
+class NTXent(MatrixLoss):
     """NT-Xent: each positive pair must stand out among the anchor's negatives.
 
     With the cosine similarity s and temperature t:
@@ -46,10 +46,10 @@ class NTXent(LabelLoss):
         super().__init__(**options)
         self.temperature = at_least("temperature", temperature, 0, strictly=True)
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        logits = distances.get("cosine").pairwise(embeddings) / self.temperature
-        positive, negative = pair_masks(labels)
-        counts = ops.logical_and(positive, ops.any(negative, axis=1, keepdims=True))
-        against = log_sum_exp(logits, negative)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        logits = matrix / self.temperature
+        some = ops.any(pairs.negative, axis=1, keepdims=True)
+        counts = ops.logical_and(pairs.positive, some)
+        against = log_sum_exp(logits, pairs.negative)
         return mean_where(counts, ops.softplus(against - logits))

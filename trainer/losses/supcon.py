@@ -8,15 +8,15 @@ import keras
 from keras import ops
 
 from trainer.config.registry import register
-from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean_where
+from trainer.losses.base import at_least, mean_where
 from trainer.losses.masked import log_sum_exp
-from trainer.losses.pairs import pair_masks
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs
 
 
-@register("loss", "supcon", takes="labels")
+@register("loss", "supcon", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class SupCon(LabelLoss):
+class SupCon(MatrixLoss):
     """Supervised contrastive loss: all positives of an anchor against all other items.
 
     With e(a, i) = exp(s(a, i) / t), s the cosine similarity and t the temperature, over the anchors
@@ -47,10 +47,10 @@ class SupCon(LabelLoss):
         super().__init__(**options)
         self.temperature = at_least("temperature", temperature, 0, strictly=True)
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        logits = distances.get("cosine").pairwise(embeddings) / self.temperature
-        positive, negative = pair_masks(labels)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        logits = matrix / self.temperature
+        positive, negative = pairs.positive, pairs.negative
         positives = ops.sum(ops.cast(positive, logits.dtype), axis=1, keepdims=True)
         near = ops.sum(ops.where(positive, logits, 0.0), axis=1, keepdims=True)
         against = log_sum_exp(logits, ops.logical_or(positive, negative))

@@ -9,13 +9,14 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import at, closest, farthest, has_both, pair_masks
+from trainer.losses.base import at_least, mean
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs, at, closest, farthest, has_both
 
 
-@register("loss", "triplet_hard", takes="labels")
+@register("loss", "triplet_hard", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class TripletHard(LabelLoss):
+class TripletHard(MatrixLoss):
     """Batch-hard triplet loss: each item's farthest positive against its closest negative.
 
     With a measure d, over anchors a that have a positive and a negative in the batch:
@@ -56,10 +57,10 @@ class TripletHard(LabelLoss):
         self.soft = soft
         self.distance = distances.get(distance).name
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        away = distances.get(self.distance).pairwise_away(embeddings)
-        positive, negative = pair_masks(labels)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        away = self.measure.away(matrix)
+        positive, negative = pairs.positive, pairs.negative
         # Without a positive or a negative, this reads some other pair, which is not counted.
         excess = at(away, farthest(away, positive)) - at(away, closest(away, negative))
         each = ops.softplus(excess) if self.soft else ops.relu(excess + self.margin)

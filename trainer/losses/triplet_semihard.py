@@ -10,8 +10,9 @@ from keras import ops
 
 from trainer.config.registry import register
 from trainer.losses import distances
-from trainer.losses.base import LabelLoss, at_least, mean
-from trainer.losses.pairs import Classmates, add_at, at, closest, farthest, first_above, pair_masks
+from trainer.losses.base import at_least, mean
+from trainer.losses.matrix import MatrixLoss
+from trainer.losses.pairs import Pairs, add_at, at, closest, farthest, first_above
 
 #: Up to this many positives an item, one pass over all negatives for each positive is cheaper than
 #: sorting the negatives once. (1024 items, two CPU cores: equal at about 25, or at about 130 under
@@ -22,9 +23,9 @@ PASSES = 16
 LOOKUPS = 32
 
 
-@register("loss", "triplet_semihard", takes="labels")
+@register("loss", "triplet_semihard", takes="labels", memory="yes")
 @keras.saving.register_keras_serializable("mildnet")
-class TripletSemihard(LabelLoss):
+class TripletSemihard(MatrixLoss):
     """Triplet loss in which each positive pair meets its closest negative beyond the positive.
 
     For each pair of an anchor a and a positive p, the negative n is the closest to a of those
@@ -62,26 +63,25 @@ class TripletSemihard(LabelLoss):
         self.margin = at_least("margin", margin, 0)
         self.distance = distances.get(distance).name
 
-    def call(self, labels: Any, embeddings: Any) -> Any:
-        """Return the loss of a batch."""
-        away = distances.get(self.distance).pairwise_away(embeddings)
-        weights, active, pairs = semihard_weights(ops.stop_gradient(away), labels, self.margin)
-        return mean(ops.sum(weights * away) + self.margin * active, pairs)
+    def of_matrix(self, matrix: Any, pairs: Pairs) -> Any:
+        """Return the loss of anchors against references."""
+        away = self.measure.away(matrix)
+        weights, active, count = semihard_weights(ops.stop_gradient(away), pairs, self.margin)
+        return mean(ops.sum(weights * away) + self.margin * active, count)
 
 
-def semihard_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any, Any]:
-    """Return weights (B, B), the number of pairs above the margin, and the number of pairs.
+def semihard_weights(away: Any, pairs: Pairs, margin: float) -> tuple[Any, Any, Any]:
+    """Return weights (B, M), the number of pairs above the margin, and the number of pairs.
 
     Each pair above the margin adds 1 to the weight of its positive and takes 1 from that of its
     negative, so that the hinges sum to sum(weights * away) + margin * (pairs above the margin).
     Mining thus stays out of the gradient, which costs the same however many pairs there are.
     """
-    classmates = Classmates(labels)
-    _, negative = pair_masks(labels)
+    positives, negative = pairs.in_turn(), pairs.negative
     has_negative = ops.any(negative, axis=1, keepdims=True)
 
     def weigh(select: Callable[[Any], Any], width: int) -> tuple[Any, Any, Any]:
-        def body(positive: Any, exists: Any, weights: Any, active: Any, pairs: Any) -> Any:
+        def body(positive: Any, exists: Any, weights: Any, active: Any, count: Any) -> Any:
             near = at(away, positive)
             chosen = select(near)
             counts = ops.logical_and(exists, has_negative)
@@ -92,14 +92,14 @@ def semihard_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any, A
                 ops.concatenate([positive, chosen], axis=1),
                 ops.concatenate([above, -above], axis=1),
             )
-            pairs = pairs + ops.sum(ops.cast(counts, away.dtype))
-            return weights, active + ops.sum(above), pairs
+            count = count + ops.sum(ops.cast(counts, away.dtype))
+            return weights, active + ops.sum(above), count
 
         none = ops.zeros((), dtype=away.dtype)
-        return tuple(classmates.fold(width, body, (ops.zeros_like(away), none, none)))
+        return tuple(positives.fold(width, body, (ops.zeros_like(away), none, none)))
 
     return ops.cond(
-        classmates.most <= PASSES,
+        positives.most <= PASSES,
         lambda: weigh(by_passes(away, negative), 1),
         lambda: weigh(by_sorting(away, negative), LOOKUPS),
     )
@@ -108,7 +108,7 @@ def semihard_weights(away: Any, labels: Any, margin: float) -> tuple[Any, Any, A
 def semihard(away: Any, negative: Any, near: Any) -> Any:
     """Return the column (B, C) of the semi-hard negative for each of the values `near` (B, C).
 
-    C is known from the start; `negative` (B, B) says what is a negative.
+    C is known from the start; `negative` (B, M) says what is a negative.
     """
     if near.shape[1] > PASSES:
         return by_sorting(away, negative)(near)
@@ -139,7 +139,7 @@ def by_sorting(away: Any, negative: Any) -> Callable[[Any], Any]:
 
     Takes values (B, C) and gives columns (B, C).
     """
-    size = ops.shape(away)[0]
+    size = ops.shape(away)[1]
     # A comparison that NaN fails keeps NaN out of the sort, which may otherwise not end well.
     known = ops.logical_and(negative, away < float("inf"))
     descending, columns = ops.top_k(ops.where(known, -away, -float("inf")), k=size)
