@@ -1,4 +1,4 @@
-"""Contact sheets, looked at pixel by pixel, and the opening of pictures."""
+"""Contact sheets, looked at pixel by pixel."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from trainer.retrieval.pictures import (
     Picture,
     SheetRow,
     contact_sheet,
-    open_image,
     sheet_rows,
     side_by_side,
 )
@@ -91,34 +90,6 @@ def test_aspect_ratio_is_kept(tmp_path):
     assert (blue[1].any(axis=1).sum(), blue[1].any(axis=0).sum()) == (100, 1)
 
 
-def test_boxes_are_cut_out(tmp_path):
-    image = Image.new("RGB", (100, 60), "#ffffff")
-    image.paste((0, 0, 255), (40, 20, 70, 50))
-    path = str(tmp_path / "boxed.png")
-    image.save(path)
-    found = np.asarray(open_image(path, (40, 20, 30, 30)))
-    assert found.shape == (30, 30, 3)
-    assert (found == (0, 0, 255)).all()
-    assert open_image(path, np.full(4, np.nan)).size == (100, 60)
-    assert open_image(path, (95, -5, 50, 10)).size == (5, 5)
-    assert open_image(path, (500, 500, 5, 5)).size == (1, 1)
-
-
-def test_modes_are_shown_as_the_model_sees_them(tmp_path):
-    clear = paint(tmp_path / "clear.png", (4, 4), (0, 0, 0, 0), "RGBA")
-    assert np.asarray(open_image(clear)).min() == 255
-    deep = str(tmp_path / "deep.png")
-    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(deep)
-    assert (np.asarray(open_image(deep)) == 0x80).all()
-    for name, mode, colour in [
-        ("grey.png", "L", 9),
-        ("cmyk.jpg", "CMYK", (0, 0, 0, 0)),
-        ("palette.gif", "P", 0),
-        ("one.png", "1", 1),
-    ]:
-        assert open_image(paint(tmp_path / name, (9, 9), colour, mode)).mode == "RGB"
-
-
 def test_unreadable_pictures_have_a_placeholder(row, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -132,11 +103,8 @@ def test_unreadable_pictures_have_a_placeholder(row, tmp_path):
         assert (values < 160).mean() > 0.01  # words on it
 
 
-def test_too_large_a_picture_is_refused_not_decoded(row, tmp_path, monkeypatch):
+def test_a_picture_that_pillow_warns_of_is_shown(row, tmp_path, monkeypatch):
     path = paint(tmp_path / "large.png", (300, 300), "#0000ff")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="decompression bomb"):
-        open_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**4)
     contact_sheet([SheetRow(row.query, [Picture(path)], [1.0])])
 

@@ -20,6 +20,8 @@ import io
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.open_image import to_rgb
+
 JPEG_RATIOS = (1, 2, 4, 8)
 
 #: Pixels of the stored picture that are decoded around the window that is asked for: enough for the
@@ -278,14 +280,7 @@ def _decode_with_pillow(contents: bytes) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(contents)) as picture:
-        if picture.mode.startswith("I;16"):
-            values = np.asarray(picture, np.uint16) >> 8
-            return np.repeat(values.astype(np.uint8)[..., np.newaxis], 3, axis=-1)
-        if picture.has_transparency_data:
-            front = picture.convert("RGBA")
-            back = Image.new("RGBA", front.size, (255, 255, 255, 255))
-            return np.asarray(Image.alpha_composite(back, front).convert("RGB"))
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(to_rgb(picture))
 
 
 def warp(

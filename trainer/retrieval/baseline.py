@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.config import UserError
-from trainer.retrieval.pictures import open_image
+from trainer.data.open_image import open_image
 
 if TYPE_CHECKING:
     from PIL import Image

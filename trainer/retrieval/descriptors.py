@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.config import UserError, nearest
+from trainer.data.open_image import open_image
 from trainer.data.progress import bar
 from trainer.retrieval.baseline import SIDE, histogram
-from trainer.retrieval.pictures import open_image
 from trainer.retrieval.vectors import normalise
 
 if TYPE_CHECKING:

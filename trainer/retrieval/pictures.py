@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import read_bytes, write_bytes
+from trainer.data.files import write_bytes
+from trainer.data.open_image import open_image
 from trainer.retrieval.results import RetrievalResults
 
 if TYPE_CHECKING:
@@ -168,36 +167,6 @@ def _save(sheet: Image.Image, out: str | os.PathLike[str]) -> None:
     write_bytes(os.fspath(out), buffer.getvalue())
 
 
-def open_image(
-    path: str, box: Sequence[float] | np.ndarray | None = None, side: int | None = None
-) -> Image.Image:
-    """Return a picture as RGB, cut to its box, as the model gets it before resizing.
-
-    Transparent pictures are laid on white, 16-bit values lose their low byte, animations give
-    their first frame, and orientation tags are ignored.
-
-    Args:
-        path: local file or URL.
-        box: x, y, w, h in pixels of the file; None or NaN: all of it.
-        side: if no detail below this is needed, in pixels: large JPEG files then open faster.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no picture, or one too large to be honest.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(read_bytes(path))) as image:
-            whole = box is None or bool(np.isnan(np.asarray(box)).any())
-            if side is not None and whole:
-                image.draft(None, (side, side))
-            opened = _rgb(image)
-    except (Image.DecompressionBombError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-        raise ValueError(str(error)) from None
-    return opened if whole or box is None else opened.crop(_window(box, opened.size))
-
-
 def thumbnail(picture: Picture, side: int) -> Image.Image:
     """Return a picture, cut to its box, whose longer side has `side` pixels.
 
@@ -211,28 +180,6 @@ def thumbnail(picture: Picture, side: int) -> Image.Image:
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Resampling.LANCZOS if scale < 1 else Resampling.BILINEAR)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        front = image.convert("RGBA")
-        back = Image.new("RGBA", front.size, PAPER)
-        return Image.alpha_composite(back, front).convert("RGB")
-    return image.convert("RGB")
-
-
-def _window(box: Sequence[float] | np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the box in whole pixels, never empty, inside a picture of `size`."""
-    x, y, w, h = (float(value) for value in box)
-    left = min(max(math.floor(x), 0), size[0] - 1)
-    top = min(max(math.floor(y), 0), size[1] - 1)
-    right = min(max(math.ceil(x + w), left + 1), size[0])
-    bottom = min(max(math.ceil(y + h), top + 1), size[1])
-    return left, top, right, bottom
 
 
 def _paste(
