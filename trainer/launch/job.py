@@ -206,8 +206,10 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
 
 
 def _loss(config: JobConfig) -> Any:
-    """Build the loss; behind a miner, of the triplets that it finds."""
+    """Build the loss; behind a miner, of the triplets that it finds; with a memory, within it."""
     loss = build_loss(config)
+    if config.memory:
+        return config.build("memory", loss)
     if not config.miner:
         return loss
     from trainer.losses.mined import MinedTriplets
@@ -291,6 +293,7 @@ def _train(
 ) -> tuple[Any, dict[str, Any], Any]:
     """Build the model, measure it before training, train it; under the strategy's scope."""
     from trainer.data.pipeline import train_batches
+    from trainer.losses.memory import CrossBatchMemory
     from trainer.losses.proxies import ProxyLoss
     from trainer.models import trunk_variables
     from trainer.training.groups import parameter_groups
@@ -300,8 +303,10 @@ def _train(
 
     options = config.training
     model = starting_model(config, folder)
+    if isinstance(plan.loss, CrossBatchMemory):
+        plan.loss.prepare(model.output_shape[-1])
     if isinstance(plan.loss, ProxyLoss):
-        plan.loss.prepare(splits.train.classes, model.output_shape[-1])
+        plan.loss.prepare(splits.train.label, model.output_shape[-1])
     evaluation = {} if training_only else _measure_untrained(config, folder, splits, model)
     groups = parameter_groups(
         model,

@@ -9,6 +9,8 @@ from trainer.config import registry
 if TYPE_CHECKING:
     import keras
 
+    from trainer.losses.matrix import MatrixLoss
+    from trainer.losses.memory import CrossBatchMemory
     from trainer.losses.miners.base import Miner
 
 
@@ -25,8 +27,8 @@ def get(name: str, **parameters: Any) -> keras.losses.Loss | keras.layers.Layer:
         `takes="pairs"` labels (P,) and embeddings (P, 2, D) in the order query, positive; those
         marked `takes="triplets"` want embeddings (T, 3, D) in the order anchor, positive, negative,
         and look at the labels not at all. Losses with weights of their own (`proxy_anchor`,
-        `proxy_nca`, `soft_triple`) are `keras.layers.Layer` with the same call, after
-        `loss.prepare(classes, embedding_dim)`.
+        `proxy_nca`, `soft_triple`, `arcface`, `subcenter_arcface`, `cosface`, `normalized_softmax`)
+        are `keras.layers.Layer` with the same call, after `loss.prepare(classes, embedding_dim)`.
 
     Raises:
         UserError: no such loss, no such parameter, or a value of the wrong type.
@@ -58,3 +60,24 @@ def get_miner(name: str, seed: int = 0, **parameters: Any) -> Miner:
     0.6
     """
     return registry.get("miner", name).build(seed, **parameters)
+
+
+def get_memory(name: str, loss: MatrixLoss, **parameters: Any) -> CrossBatchMemory:
+    """Build the memory registered as `name`, which the batches of a loss are held against as well.
+
+    Args:
+        name: one of `trainer.config.registry.components("memory")`.
+        loss: one that `get` made, marked `memory="yes"`.
+        **parameters: the memory's keyword parameters; those not named keep their defaults.
+
+    Returns:
+        A loss that is called as `loss` is, after `memory.prepare(embedding_dim)`.
+
+    Raises:
+        UserError: no such memory, no such parameter, or a value of the wrong type.
+        ValueError: a value out of its range, or the loss is none of anchors against references.
+
+    >>> get_memory("xbm", get("contrastive_similarity"), size=64).size
+    64
+    """
+    return registry.get("memory", name).build(loss, **parameters)

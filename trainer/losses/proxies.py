@@ -40,6 +40,7 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
         # the same wherever a job goes on.
         super().__init__(name=name or type(self).__name__, dtype="float32", autocast=False)
         self._classes: np.ndarray | None = None
+        self._counts = np.zeros(0, np.int64)
         self._embedding_dim = 0
 
     @property
@@ -55,7 +56,8 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
         row for each class in ascending order (with several proxies a class, that many rows).
 
         Args:
-            classes: the labels to be learnt: any integers, in any order, repeats allowed.
+            classes: labels of the training images, one for each image or each class: any integers,
+                in any order. How often each occurs is its count, which some losses look at.
             embedding_dim: length D of the embeddings, at least 1.
 
         Raises:
@@ -64,14 +66,15 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
         """
         if self._classes is not None:
             raise ValueError(f"{self.name} has its proxies; make another loss for other classes")
-        codes = np.unique(np.asarray(classes))
+        codes, counts = np.unique(np.asarray(classes), return_counts=True)
         if not codes.size or codes.dtype.kind not in "iu":
             raise ValueError(
                 f"{self.name}.prepare takes the integer labels of one class or more; "
                 f"got {codes.size} of type {codes.dtype}"
             )
         at_least("embedding_dim", embedding_dim, 1)
-        self._classes, self._embedding_dim = codes.astype(np.int64), int(embedding_dim)
+        self._classes, self._counts = codes.astype(np.int64), counts
+        self._embedding_dim = int(embedding_dim)
         self.proxies = self.add_weight(
             shape=(len(codes) * self.per_class, embedding_dim),
             initializer=keras.initializers.RandomNormal(stddev=1 / math.sqrt(embedding_dim)),
@@ -87,6 +90,10 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
                 was given.
         """
         # Checked here, for from inside `call` Keras gives out errors with its own text about them.
+        return super().__call__(*self._checked(y_true, y_pred, sample_weight))
+
+    def _checked(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Return labels and embeddings as :meth:`call` takes them."""
         embeddings = checked_embeddings(self, y_pred, sample_weight)
         labels = checked_labels(self, y_true, embeddings)
         if self._classes is None:
@@ -98,13 +105,18 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
                 f"{self.name} was prepared for embeddings of {self._embedding_dim} numbers; "
                 f"got shape {tuple(embeddings.shape)}"
             )
-        return super().__call__(labels, embeddings)
+        return labels, embeddings
 
     def call(self, labels: Any, embeddings: Any) -> Any:
         """Return the loss of a batch."""
-        own = ops.cast(labels, "int64")[:, None] == ops.convert_to_tensor(self._classes)[None, :]
+        place, known = self.places(labels)
+        own = columns(place, known, len(self._counts))
         proxies = ops.cast(self.proxies, embeddings.dtype)
         return nan_unless_finite(self.of_classes(own, embeddings, proxies), embeddings)
+
+    def places(self, labels: Any) -> tuple[Any, Any]:
+        """Return the number of each label among the classes, int32 (B,), and whether it is one."""
+        return look_up(ops.convert_to_tensor(self._classes), ops.cast(labels, "int64"))
 
     @abc.abstractmethod
     def of_classes(self, own: Any, embeddings: Any, proxies: Any) -> Any:
@@ -124,11 +136,31 @@ class ProxyLoss(keras.layers.Layer, abc.ABC):
         """Return what :meth:`prepare` was given, None before."""
         if self._classes is None:
             return None
-        return {"classes": self._classes.tolist(), "embedding_dim": self._embedding_dim}
+        return {
+            "classes": self._classes.tolist(),
+            "counts": self._counts.tolist(),
+            "embedding_dim": self._embedding_dim,
+        }
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Prepare a loss made from a config as the one that was saved."""
-        self.prepare(**config)
+        # Losses saved before classes were counted have no counts.
+        classes = np.repeat(config["classes"], config.get("counts", 1))
+        self.prepare(classes, config["embedding_dim"])
+
+
+def look_up(known: Any, values: Any) -> tuple[Any, Any]:
+    """Return where `values` (B,) are in the ascending `known` (C,), and whether they are there.
+
+    Memory is O(B + C). The place of a value that is not there is any.
+    """
+    place = ops.minimum(ops.searchsorted(known, values), ops.shape(known)[0] - 1)
+    return place, ops.take(known, place) == values
+
+
+def columns(place: Any, known: Any, count: int) -> Any:
+    """Return booleans (B, `count`), true at the `place` of each row; nowhere where not `known`."""
+    return (place[:, None] == ops.arange(count, dtype="int32")[None, :]) & known[:, None]
 
 
 def cross_entropy(logits: Any, own: Any) -> Any:
