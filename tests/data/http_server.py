@@ -6,12 +6,14 @@ import gzip
 import http.server
 import io
 import socket
+import ssl
 import struct
 import threading
 import time
 import zlib
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
@@ -42,6 +44,39 @@ def bomb(width: int = 8_000, height: int = 8_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def self_signed(folder: Path) -> Path:
+    """Write a certificate for 127.0.0.1 and its key into one file, and return its path."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pictures")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    kind = serialization.PrivateFormat.PKCS8
+    path = folder / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(pem, kind, serialization.NoEncryption()) + certificate.public_bytes(pem)
+    )
+    return path
+
+
 class MisbehavingServer:
     """Serves on 127.0.0.1 while its `with` block runs.
 
@@ -67,14 +102,18 @@ class MisbehavingServer:
     - `/redirect/3/7`: three redirects, then picture 7; `/loop`: a redirect to itself;
       `/to?URL`: a redirect to that URL (quoted); `/nowhere`: a redirect without aim.
 
+    Args:
+        certificate: file of :func:`self_signed` for https; none, the default, for http.
+
     Attributes:
         requests: number of requests by path with its query, a Counter.
         most_connections: most connections that were open at once.
         connections: all connections that were made.
+        times: when requests came, seconds of the monotonic clock.
         user_agents: names under which clients came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.requests: Counter[str] = Counter()
         self.times: list[float] = []
         self.connections = self.most_connections = self._open = 0
@@ -84,6 +123,12 @@ class MisbehavingServer:
         handler = type("Bound", (_Handler,), {"owner": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self.port = self._server.server_address[1]
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
 
     def __enter__(self) -> MisbehavingServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -98,7 +143,7 @@ class MisbehavingServer:
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         """Return the URL of a path such as `/jpeg/7`; `localhost` is another host, too."""
-        return f"http://{host}:{self.port}{path}"
+        return f"{self._scheme}://{host}:{self.port}{path}"
 
     def connected(self, change: int) -> None:
         with self.lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from trainer.config import UserError
-from trainer.data.fetch.hosts import Hosts
+from trainer.data.fetch.hosts import Hosts, pause
 from trainer.data.fetch.options import FetchOptions
 from trainer.data.fetch.pictures import check
 from trainer.data.fetch.results import REASONS, Failure, Fault, Fetched, failure
@@ -37,15 +38,28 @@ class _Errand:
     url: str
     end: float  # seconds of the monotonic clock
     attempts: int = 0
-    retry_after: float = 0.0
+
+
+@dataclass
+class _Shared:
+    """What all Fetchers of this process with equal options have in common."""
+
+    pools: Any
+    hosts: Hosts
+    users: int = 0
+
+
+_shared: dict[FetchOptions, _Shared] = {}
+_shared_lock = threading.Lock()
 
 
 class Fetcher:
-    """Fetches pictures by URL and checks them; safe in threads, which share its limits per host.
+    """Fetches pictures by URL and checks them; safe in threads.
 
-    To hold the limits, use one Fetcher for all threads of a process. Connections are kept open
-    between calls. Proxies of the environment are not used: behind one, no address can be checked.
-    Needs the extra `beam` (urllib3).
+    The limits per host hold for all Fetchers of a process that have equal options: a pipeline may
+    make one for each of its threads. Connections are kept open between calls, until the last of
+    them is closed. Proxies of the environment are not used: behind one, no address can be
+    checked. Can be pickled. Needs the extra `beam` (urllib3).
 
     Args:
         options: how to fetch; by default :class:`FetchOptions` with its defaults.
@@ -63,8 +77,14 @@ class Fetcher:
                 'fetching pictures needs urllib3: pip install "mildnet[beam]"'
             ) from None
         self._transport: Any = transport
-        self._pools = transport.manager(self.options)
-        self._hosts = Hosts(self.options.per_host, self.options.rate, self.options.longest_wait)
+        self._closed = threading.Event()
+        with _shared_lock:
+            shared = _shared.get(self.options)
+            if shared is None:
+                shared = _Shared(transport.manager(self.options), Hosts(self.options))
+                _shared[self.options] = shared
+            shared.users += 1
+        self._pools, self._hosts = shared.pools, shared.hosts
 
     def __reduce__(self) -> tuple[type[Fetcher], tuple[FetchOptions]]:
         return Fetcher, (self.options,)
@@ -81,9 +101,16 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back; calls of :meth:`fetch` that wait end with a RuntimeError."""
-        self._hosts.close()
-        self._pools.clear()
+        """End all use; calls of :meth:`fetch` that wait in other threads raise RuntimeError."""
+        with _shared_lock:
+            if self._closed.is_set():
+                return
+            self._closed.set()
+            shared = _shared[self.options]
+            shared.users -= 1
+            # The hosts are kept: one that asks for peace means the next Fetcher, too.
+            if not shared.users:
+                shared.pools.clear()
 
     def fetch(self, url: str) -> Fetched | Failure:
         """Return the picture at a URL, or why there is none.
@@ -101,8 +128,8 @@ class Fetcher:
         """
         if not isinstance(url, str):
             raise TypeError(f"a URL must be a string, not {type(url).__name__}")
-        options = self.options
-        errand = _Errand(url, time.monotonic() + options.deadline)
+        pause(0, self._closed)
+        errand = _Errand(url, time.monotonic() + self.options.deadline)
         while True:
             try:
                 return self._attempt(errand)
@@ -110,10 +137,10 @@ class Fetcher:
                 found = failure(
                     url, fault.reason, fault.detail, attempts=errand.attempts, wait=fault.wait
                 )
-                pause = self._pause(errand, fault)
-            if pause is None:
+                seconds = self._pause(errand, fault)
+            if seconds is None:
                 return found
-            self._hosts.pause(pause)
+            pause(seconds, self._closed)
 
     def _pause(self, errand: _Errand, fault: Fault) -> float | None:
         """Return the seconds until the next attempt, or None if there is to be none."""
@@ -122,10 +149,10 @@ class Fetcher:
             return None
         if fault.wait > options.longest_wait:
             return None
-        pause = options.back_off * 2 ** (errand.attempts - 1)
-        pause *= random.uniform(0.5, 1.5)  # noqa: S311 no secret
-        pause = max(fault.wait, min(pause, options.longest_wait))
-        return pause if time.monotonic() + pause < errand.end else None
+        seconds = options.back_off * 2 ** (errand.attempts - 1)
+        seconds *= random.uniform(0.5, 1.5)  # noqa: S311 no secret
+        seconds = max(fault.wait, min(seconds, options.longest_wait))
+        return seconds if time.monotonic() + seconds < errand.end else None
 
     def _attempt(self, errand: _Errand) -> Fetched:
         """Ask once, follow redirects, and check what comes."""
@@ -145,7 +172,10 @@ class Fetcher:
                 elsewhere = hop and fault.reason in ("bad_url", "refused")
                 reason = "redirect" if elsewhere else fault.reason
                 raise Fault(reason, f"{fault.detail}{after}", fault.wait) from None
-            place = urljoin(place, location)
+            try:
+                place = urljoin(place, location)
+            except ValueError:
+                raise Fault("redirect", f"to {location}, which is malformed") from None
             if place in seen:
                 raise Fault("redirect", f"in a circle, to {place}")
             seen.add(place)
@@ -175,11 +205,15 @@ class Fetcher:
     def _turn(self, errand: _Errand, host: str) -> Iterator[None]:
         """Hold a turn at a host; the wait for it is not taken off the time of the errand."""
         asked = time.monotonic()
-        with self._hosts.turn(host):
+        with self._hosts.turn(host, self._closed):
             errand.end += time.monotonic() - asked
             token = self._transport.END.set(errand.end)
             try:
                 yield
+                self._hosts.answered(host, True)
+            except Fault as fault:
+                self._hosts.answered(host, not REASONS[fault.reason])
+                raise
             finally:
                 self._transport.END.reset(token)
 

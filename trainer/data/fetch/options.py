@@ -25,10 +25,14 @@ class FetchOptions:
             at once; default 1.
         longest_wait: most seconds to pause between two attempts; default 30. A server that asks
             for more by Retry-After is left in peace: the URL fails at once, with `wait` set.
-        per_host: most connections to one host at once, of all threads that share a Fetcher;
+        per_host: most connections to one host at once, of all threads of the process;
             default 4.
-        rate: most requests a second to one host, of all threads that share a Fetcher; None, the
+        rate: most requests a second to one host, of all threads of the process; None, the
             default, for no limit.
+        host_failures: requests to one host in a row, of all threads, that may fail in ways that may
+            pass; default 100. Then the host is taken to be out of order: for `host_rest` seconds
+            its URLs fail at once, unasked. None for no limit.
+        host_rest: seconds; default 600.
         redirects: most redirects to follow; default 5.
         most_bytes: largest file; default 20,000,000. What is larger is not read on.
         most_pixels: most pixels of a picture by its header, before it is decoded; default
@@ -53,6 +57,8 @@ class FetchOptions:
     longest_wait: float = 30.0
     per_host: int = 4
     rate: float | None = None
+    host_failures: int | None = 100
+    host_rest: float = 600.0
     redirects: int = 5
     most_bytes: int = 20_000_000
     most_pixels: int = 50_000_000
@@ -65,12 +71,14 @@ class FetchOptions:
         for name in ("timeout", "deadline"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above 0 seconds")
-        for name in ("back_off", "longest_wait"):
+        for name in ("back_off", "longest_wait", "host_rest"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 seconds")
         for name in ("attempts", "per_host", "most_bytes", "most_pixels", "least_side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        if self.host_failures is not None and self.host_failures < 1:
+            raise ValueError(f"host_failures={self.host_failures!r} must be at least 1, or None")
         if self.redirects < 0:
             raise ValueError(f"redirects={self.redirects!r} must be at least 0")
         if self.rate is not None and not self.rate > 0:
@@ -80,7 +88,7 @@ class FetchOptions:
                 f"most_pixels={self.most_pixels!r} must be at most {PILLOW_PIXELS:,}, Pillow's own"
             )
         for name in ("allow_hosts", "allow_networks"):
-            if isinstance(getattr(self, name), str):
+            if not isinstance(getattr(self, name), tuple | None):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a tuple of strings")
         for network in self.allow_networks:
             ipaddress.ip_network(network)

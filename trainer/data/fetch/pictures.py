@@ -9,6 +9,9 @@ from trainer.data.fetch.results import FORMATS, Fault
 #: How the files of the kinds in FORMATS begin.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
 
+#: What stands at the end of a file; TensorFlow, unlike Pillow, takes none without.
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
 
 def check(
     content: bytes, content_type: str, *, most_pixels: int, least_side: int
@@ -48,8 +51,8 @@ def check(
             if kind == "PNG":
                 # The sums over the chunks, which decoding alone does not look at.
                 picture.verify()
-        if kind in ("JPEG", "MPO") and content.rfind(b"\xff\xd9") < 0:
-            raise Fault("damaged", "JPEG: the mark of the end is missing")
+        if content.rfind(ENDS.get(kind, b"")) < 0:
+            raise Fault("damaged", f"{kind}: the mark of the end is missing")
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             # A JPEG file is read and unpacked to its end, and only then does work fall away.
             picture.draft(None, (1, 1))

@@ -15,7 +15,7 @@ REASONS = {
     "deadline": True,  # bytes came, but the whole took too long
     "connection": True,  # refused, reset, broken TLS, not HTTP; a resolver that is out of order
     "truncated": True,  # fewer bytes than announced, or a picture cut off where nothing was
-    "busy": True,  # status 425 or 429: the server asks to come back later
+    "busy": True,  # status 425 or 429, or a host that is left in peace and was not asked
     "server_error": True,  # status 500 to 599
     "bad_url": False,  # not http or https, no host, malformed, or with user name and password
     "refused": False,  # a host or an address that the options do not allow
@@ -80,8 +80,8 @@ class Failure:
         detail: what happened, one line of at most 200 characters without any password.
         attempts: how often one set out to ask for it; 0 if it was turned away before.
         retry: whether another run may try again: `REASONS[reason]`.
-        wait: seconds for which the server asked (Retry-After) to leave it in peace; 0 if it did
-            not. Another run that comes sooner will be turned away again.
+        wait: seconds for which the host is to be left in peace, as it asked by Retry-After or
+            because it is out of order; else 0. Another run that comes sooner does so in vain.
     """
 
     url: str
