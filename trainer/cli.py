@@ -546,6 +546,108 @@ def triplets(
     _write_json(json_file, made.to_dict())
 
 
+@app.command("amazon-reviews")
+@one_line_errors
+def amazon_reviews(
+    model: Annotated[
+        str, typer.Option(metavar="RUN", help="Finished run whose exported model compares.")
+    ],
+    to: Annotated[str, typer.Option(metavar="DIR", help="Folder to make, or to go on with.")],
+    reviews: Annotated[
+        list[str],
+        typer.Option(metavar="FILE", help="Reviews of a category, or a pattern; repeatable."),
+    ],
+    metadata: Annotated[
+        list[str],
+        typer.Option(metavar="FILE", help="Metadata of a category, or a pattern; repeatable."),
+    ],
+    beam_options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- BEAM OPTIONS]", help="Behind --, such as --runner."),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Least mean similarity; repeatable; default: 0.5 and 0.6, a table each."),
+    ] = None,
+    least_pictures: Annotated[int, typer.Option(help="Of a product that is kept.")] = 2,
+    reduced: Annotated[int, typer.Option(help="Pixels at which pictures are embedded.")] = 256,
+    per_host: Annotated[int, typer.Option(help="Connections to a host, of a worker.")] = 4,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second to a host, of a worker.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds without an answer.")] = 15.0,
+    attempts: Annotated[int, typer.Option(help="At most, for a picture, in a start.")] = 4,
+    back_off: Annotated[
+        float, typer.Option(help="Seconds between the first two attempts, doubled after.")
+    ] = 1.0,
+    retry_after: Annotated[
+        float, typer.Option(help="Seconds until another start asks again, doubled with each.")
+    ] = 600.0,
+    threads: Annotated[
+        int | None, typer.Option(help="Pictures in flight, of a worker; default: 2 x per host.")
+    ] = None,
+    snapshot: Annotated[
+        int, typer.Option(help="Pictures after which a worker writes what it has.")
+    ] = 1000,
+    least_side: Annotated[int, typer.Option(help="Pixels of a picture's shorter side.")] = 16,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Go to no other hosts; *.NAME too; repeatable."),
+    ] = None,
+    allow_network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="Private addresses to go to all the same; repeatable."),
+    ] = None,
+    user_agent: Annotated[str, typer.Option(help="What to call oneself.")] = "mildnet",
+    most_malformed: Annotated[
+        float, typer.Option(help="Share of a file's lines that may be malformed.")
+    ] = 0.01,
+    debug: Debug = False,
+) -> None:
+    """Make a data set of the Amazon review dump: user pictures that are like their products'.
+
+    An Apache Beam pipeline, on this machine or where Beam's own options say. Given again after a
+    stop, it goes on where it was; failures that may pass are tried again once they are due.
+    """
+    from trainer.launch.amazon_reviews import options as settings
+
+    settings.require_beam()
+    summary.quiet_tensorflow()
+    console = plain()
+    summary.log_to(console)
+    options = settings.ReviewOptions(
+        reviews=reviews,
+        metadata=metadata,
+        model=model,
+        to=to,
+        thresholds=threshold or (0.5, 0.6),
+        least_pictures=least_pictures,
+        reduced=reduced,
+        most_malformed=most_malformed,
+        fetch=settings.FetchSettings(
+            options=settings.fetch_options(
+                timeout=timeout,
+                attempts=attempts,
+                back_off=back_off,
+                per_host=per_host,
+                rate=rate,
+                least_side=least_side,
+                allow_hosts=None if allow_host is None else tuple(allow_host),
+                allow_networks=tuple(allow_network or ()),
+                user_agent=user_agent,
+            ),
+            retry_after=retry_after,
+            threads=threads or 2 * per_host,
+            snapshot=snapshot,
+        ),
+        beam=tuple(beam_options or ()),
+    )
+    from trainer.launch.amazon_reviews.creating import create
+    from trainer.launch.amazon_reviews.showing import show_created
+
+    show_created(create(options, tell=console.print), console)
+
+
 @data.command("fashion-mnist")
 @one_line_errors
 def fashion_mnist(

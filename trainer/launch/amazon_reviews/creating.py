@@ -1,0 +1,145 @@
+"""The whole walk from the dump to tables of pictures to train on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+
+from trainer.config import UserError
+from trainer.data.files import absolute, is_remote, locked
+from trainer.launch.amazon_reviews import places
+from trainer.launch.amazon_reviews.category import FAILURES, Category, Model
+from trainer.launch.amazon_reviews.dump import categories
+from trainer.launch.amazon_reviews.merging import (
+    HEADER,
+    TrainingRows,
+    WriteSortedParts,
+    put_together,
+)
+from trainer.launch.amazon_reviews.options import ReviewOptions
+from trainer.launch.amazon_reviews.outcomes import Snapshots, read_rows
+from trainer.launch.amazon_reviews.stages import Counts, Stage, run
+from trainer.launch.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Created:
+    """What has come of it.
+
+    Attributes:
+        tables: the CSV file of each threshold, in rising order.
+        failures: CSV file of the addresses without a picture.
+        counters: JSON file of `counts`.
+        counts: of each category by its name, and of all together as `merged`.
+        due: seconds since 1970 at which another start may try failures again, None for never.
+    """
+
+    tables: dict[float, str]
+    failures: str
+    counters: str
+    counts: dict[str, Counts]
+    due: float | None
+
+
+def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda line: None) -> Created:
+    """Make a data set of the dump, or go on with it: what is done is not done again.
+
+    Args:
+        options: what of, how, and where to.
+        tell: takes a line on what is being done.
+
+    Raises:
+        UserError: a file or the model is missing, too many lines are malformed, the folder holds
+            work on something else, or another process is working in it.
+    """
+    folder = absolute(options.to)
+    files = categories(
+        [absolute(path) for path in options.reviews], [absolute(path) for path in options.metadata]
+    )
+    model = _exported(options.model)
+    with _claimed(folder):
+        parts = [Category(name, files[name], folder, model, options, tell) for name in files]
+        for category in parts:
+            category.check()
+        counts = {category.name: category.create() for category in parts}
+        tables = {t: _table(folder, t) for t in sorted(set(options.thresholds))}
+        counts["merged"] = _merge(parts, tables, folder, options, tell)
+        failures = FileSystems.join(folder, "failures.csv")
+        put_together([part for c in parts for part in c.unresolved], FAILURES, failures)
+        counters = FileSystems.join(folder, "counters.json")
+        places.write_json(counters, counts)
+        due = min((moment for c in parts if (moment := c.due()) is not None), default=None)
+    return Created(tables, failures, counters, counts, due)
+
+
+def _table(folder: str, threshold: float) -> str:
+    return FileSystems.join(folder, f"amazon_reviews_{threshold:g}.csv")
+
+
+def _merge(
+    parts: Sequence[Category],
+    tables: dict[float, str],
+    folder: str,
+    options: ReviewOptions,
+    tell: Callable[[str], object],
+) -> Counts:
+    settings = {
+        "thresholds": list(tables),
+        "least_pictures": options.least_pictures,
+        "categories": {c.name: c.downloaded.content("pictures-*.parquet") for c in parts},
+    }
+    stage = Stage(FileSystems.join(folder, "work", "merged"), settings, "tables of all categories")
+    counts = stage.finished()
+    if counts is not None and all(FileSystems.exists(path) for path in tables.values()):
+        tell(f"{stage.people}: done before")
+        return counts
+    tell(stage.people)
+    stage.begin(clear=True)
+    rows = {threshold: FileSystems.join(stage.folder, f"{threshold:g}") for threshold in tables}
+
+    def build(pipeline: beam.Pipeline) -> None:
+        read = {
+            "products": [read_rows(pipeline, c.compared_rows) for c in parts],
+            "pictures": [Snapshots(c.downloaded.folder).read(pipeline, "pictures") for c in parts],
+        }
+        both = {name: of | f"all {name}" >> beam.Flatten() for name, of in read.items()}
+        for threshold, place in rows.items():
+            _ = (
+                both
+                | f"rows {threshold:g}" >> TrainingRows(threshold, options.least_pictures)
+                | f"write {threshold:g}" >> WriteSortedParts(place, columns=(1, 0))
+            )
+
+    counts = run(options.beam, build)
+    for threshold, path in tables.items():
+        put_together([rows[threshold]], HEADER, path)
+        places.clear(rows[threshold])
+    return stage.finish(counts)
+
+
+def _exported(run_path: str) -> Model:
+    """Return the exported model of a run, after it was loaded once: better fail now than later."""
+    from trainer.serving.embedder import Embedder
+
+    path = RunFolder.open(absolute(run_path)).file("model")
+    with places.local_folder(path) as folder:
+        return Model(path, Embedder(folder).fingerprint())
+
+
+@contextlib.contextmanager
+def _claimed(folder: str) -> Iterator[Any]:
+    if is_remote(folder):
+        yield
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: can't be made ({error.strerror})") from None
+    with locked(os.path.join(folder, ".lock"), f"{folder}: another process is working in it"):
+        yield
