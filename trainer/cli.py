@@ -87,6 +87,26 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
 ]
+Precision = Annotated[
+    Literal["float32", "float16", "bfloat16"],
+    typer.Option(help="Type that weights are stored and layers computed in."),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of the model's input, pixels; default: as trained.", min=1)
+]
+Views = Annotated[
+    str,
+    typer.Option(
+        "--tta", metavar="VIEWS", help="Views added to each picture: flip, 0.8, flip+0.9+0.8."
+    ),
+]
+Post = Annotated[
+    str, typer.Option(metavar="NAME", help="Post-processing: none, challenge, k_reciprocal, ...")
+]
+PostOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Of post-processing: expand=10, k1=30, ..."),
+]
 NewRun = Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")]
 IntoRun = Annotated[
     list[str] | None,
@@ -139,6 +159,38 @@ def train(
     """Run a whole job: train, evaluate before and after, export, index, report."""
     job = summary.read_config(config, model_module, from_run(source) + (overrides or []))
     summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=run_dir, debug=debug)
+
+
+@app.command()
+@one_line_errors
+def phases(
+    file: Annotated[str, typer.Argument(metavar="PHASES.yaml", help="Configs in their order.")],
+    overrides: Overrides = None,
+    to: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of the runs; default: below job_dir.")
+    ] = "",
+    fresh_from: Annotated[
+        str | None,
+        typer.Option(metavar="PHASE", help="Begin this phase anew, and all after it."),
+    ] = None,
+    yes: Yes = False,
+    list_phases: Annotated[
+        bool, typer.Option("--list", help="Print how far the phases are, and run nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run jobs one after the other, each beginning with the weights of the one before.
+
+    Given again after a stop, it goes on where it was.
+    """
+    from trainer.launch.phases import Phases
+
+    several = Phases.load(file, overrides or [], to)
+    console = plain()
+    if list_phases:
+        several.show(console)
+    else:
+        several.run(console, fresh=fresh_from, yes=yes)
 
 
 @app.command()
@@ -236,6 +288,9 @@ def evaluate(
     neighbours: Annotated[
         int, typer.Option(help="Of each query, in the JSON file beside the page.", min=1)
     ] = 10,
+    precision: Precision = "float32",
+    image_size: ImageSize = None,
+    tta: Views = "none",
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -244,12 +299,19 @@ def evaluate(
     if to is not None and not report:
         raise UserError("--to is the place of the page: give --report as well")
     summary.quiet_tensorflow()
+    from trainer.launch.evaluating import AS_TRAINED, ModelForm, evaluate_file, evaluate_run
+    from trainer.launch.run_folder import RunFolder
+
+    form = ModelForm(precision, image_size, tta)
+    if run is None and form != AS_TRAINED:
+        raise UserError("--precision, --image-size and --tta are for the model of a RUN")
     if report:
         from trainer.launch.deep_report import report_file, report_run
-        from trainer.launch.run_folder import RunFolder
 
         if run is not None:
-            written = report_run(RunFolder.open(run), to, split=split, neighbours=neighbours)
+            written = report_run(
+                RunFolder.open(run), to, split=split, form=form, neighbours=neighbours
+            )
         else:
             written = report_file(embeddings, to, neighbours=neighbours)  # type: ignore[arg-type]
         summary.show_evaluation(written.found.evaluation, plain())
@@ -257,11 +319,8 @@ def evaluate(
         summary.show_files(files, plain())
         _write_json(json_file, written.found.to_dict())
         return
-    from trainer.launch.evaluating import evaluate_file, evaluate_run
-    from trainer.launch.run_folder import RunFolder
-
     if run is not None:
-        result = evaluate_run(RunFolder.open(run), split)
+        result = evaluate_run(RunFolder.open(run), split, form)
     else:
         result = evaluate_file(embeddings)  # type: ignore[arg-type]
     summary.show_evaluation(result, plain())
@@ -324,14 +383,18 @@ def benchmark_search(
 def export(
     run: Run,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the SavedModel.")],
+    precision: Precision = "float32",
+    image_size: ImageSize = None,
+    tta: Views = "none",
     debug: Debug = False,
 ) -> None:
     """Write a run's model as a SavedModel that plain TensorFlow loads."""
     summary.quiet_tensorflow()
-    from trainer.launch.evaluating import export_run
+    from trainer.launch.evaluating import ModelForm, export_run
     from trainer.launch.run_folder import RunFolder
 
-    plain().print(f"model in {export_run(RunFolder.open(run), to)}")
+    form = ModelForm(precision, image_size, tta)
+    plain().print(f"model in {export_run(RunFolder.open(run), to, form)}")
 
 
 @index.command("build", hidden=True)
@@ -432,6 +495,80 @@ def search(
     rows = search_images(RunFolder.open(run), images, k, index_folder=index, picture=picture)
     summary.show_neighbours(rows, plain())
     _write_json(json_file, rows)
+
+
+@app.command()
+@one_line_errors
+def rank(
+    model: Annotated[
+        str, typer.Option(metavar="RUN", help="Run folder, or an exported model's folder.")
+    ],
+    gallery: Annotated[
+        str, typer.Option(metavar="GALLERY.csv", help="Columns img_path, optional product_id.")
+    ],
+    queries: Annotated[
+        str, typer.Option(metavar="QUERIES.csv", help="The same, optional bbox_x, _y, _w, _h.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="FILE.npy", help="Array to write.")],
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of the pictures; default: the gallery's.")
+    ] = "",
+    k: Annotated[int, typer.Option("-k", help="Items for each query.", min=1)] = 1000,
+    post: Post = "none",
+    overrides: PostOptions = None,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Rank a gallery for queries, as the product recognition challenge asks: an array of rows."""
+    from trainer.retrieval.rerank.options import method, read_changes
+
+    chosen = method(post, read_changes(overrides or []))
+    summary.quiet_tensorflow()
+    from trainer.launch.ranking import ProductRanker, write_ranks
+
+    folder = data or str(Path(gallery).parent)
+    found = ProductRanker(folder, gallery, queries, model=model, k=k, post=chosen).rank()
+    write_ranks(to, found.rows)
+    summary.show_ranks(found, k, plain())
+    plain().print(f"ranks in {to}")
+    _write_json(json_file, found.to_dict())
+
+
+@app.command("benchmark-rerank")
+@one_line_errors
+def benchmark_rerank(
+    run: RunIfNoFile = None,
+    embeddings: EmbeddingsFile = None,
+    split: Split = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--post", metavar="NAME", help="Method; repeatable; default: all."),
+    ] = None,
+    overrides: PostOptions = None,
+    k: Annotated[int, typer.Option("-k", help="Items for each query.", min=1)] = 1000,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Compare post-processings of rankings: quality, seconds, memory."""
+    _one_of_two(run, embeddings)
+    from trainer.retrieval.rerank.options import METHODS, method, read_changes
+
+    changes = read_changes(overrides or [])
+    chosen = [(name, method(name, changes)) for name in methods or METHODS]
+    if run is not None:
+        summary.quiet_tensorflow()
+    from trainer.launch.benchmark_rerank import compare_methods
+    from trainer.launch.run_folder import RunFolder
+    from trainer.launch.searched import Searched
+
+    if run is not None:
+        searched = Searched.of_run(RunFolder.open(run), split)
+    else:
+        searched = Searched.of_file(embeddings)  # type: ignore[arg-type]
+    console = plain()
+    found = compare_methods(searched, chosen, k, tell=console.print)
+    summary.show_reranking(found, console)
+    _write_json(json_file, found.to_dict())
 
 
 @app.command()
@@ -730,6 +867,30 @@ def swinv2(
     from trainer.launch.converting import convert_swinv2
 
     convert_swinv2(file, to, window=window, image_size=image_size, overrides=overrides or [])
+    plain().print(f"run in {to}")
+
+
+@convert.command("open-clip")
+@one_line_errors
+def open_clip(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A .safetensors, .bin, .pt or .pth file.")
+    ],
+    to: NewRun,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the pictures in pixels; default: as trained.", min=1)
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Added to variances; default: as published for its size.")
+    ] = None,
+    overrides: IntoRun = None,
+    debug: Debug = False,
+) -> None:
+    """Make a run of the ConvNeXt of an OpenCLIP model, or of a ConvNeXt of timm."""
+    summary.quiet_tensorflow()
+    from trainer.launch.converting import convert_open_clip
+
+    convert_open_clip(file, to, image_size=image_size, epsilon=epsilon, overrides=overrides or [])
     plain().print(f"run in {to}")
 
 
