@@ -16,8 +16,7 @@ from trainer.data.files import write_bytes
 from trainer.launch import pages
 from trainer.launch.environment import describe_machine
 from trainer.launch.run_folder import RunFolder
-from trainer.retrieval.embeddings_file import read_embeddings
-from trainer.retrieval.metrics import chosen_rows
+from trainer.launch.searched import Searched
 from trainer.retrieval.ranking import processors
 from trainer.retrieval.speed import SWEEPS, SearchSpeed, SearchTask, measure_index
 
@@ -106,15 +105,11 @@ def compare_run(
     Raises:
         UserError: no exported model, data that is not there, or as :func:`compare_indexes`.
     """
-    from trainer.launch.evaluating import embed_split
-    from trainer.training.validation import query_masks
-
     _check(options)
-    config = run.config()
-    table, embeddings = embed_split(run, split)
-    is_query, is_gallery = query_masks(table, config.query_domain, config.gallery_domain)
-    rows = chosen_rows(is_query, is_gallery, len(table))
-    return compare_indexes(embeddings, *rows, options, source=run.path, tell=tell)
+    found = Searched.of_run(run, split)
+    return compare_indexes(
+        found.embeddings, found.queries, found.gallery, options, source=found.source, tell=tell
+    )
 
 
 def compare_file(
@@ -133,9 +128,10 @@ def compare_file(
         UserError: no such file, arrays that do not fit, or as :func:`compare_indexes`.
     """
     _check(options)
-    content = read_embeddings(path)
-    rows = chosen_rows(content.is_query, content.is_gallery, len(content.embeddings))
-    return compare_indexes(content.embeddings, *rows, options, source=os.fspath(path), tell=tell)
+    found = Searched.of_file(path)
+    return compare_indexes(
+        found.embeddings, found.queries, found.gallery, options, source=found.source, tell=tell
+    )
 
 
 def compare_indexes(

@@ -17,8 +17,11 @@ from trainer.config.job import JobConfig
 from trainer.data.files import absolute
 
 if TYPE_CHECKING:
+    from trainer.launch.benchmark_model import ModelSpeed
+    from trainer.launch.benchmark_rerank import RerankComparison
     from trainer.launch.benchmark_search import SearchComparison
     from trainer.launch.job import JobResult
+    from trainer.launch.ranking import Ranked
     from trainer.launch.triplets import Made
     from trainer.retrieval.metrics import Evaluation
 
@@ -229,6 +232,68 @@ def show_search_speed(found: SearchComparison, console: Console) -> None:
     for line in (
         f"{found.queries:,} queries{inside}, {found.items:,} items of {found.dimensions} "
         f"dimensions, {threads}",
+        *found.notes,
+    ):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def show_model_speed(found: ModelSpeed, console: Console) -> None:
+    """Print how large each form of a model is, and how long it takes, cold and warm."""
+    table = Table(title="Calls of the exported model", title_justify="left")
+    words = ("type", "views")
+    for name in (
+        *("type", "pixels", "views", "file MB", "batch", "load s", "first\ncall s"),
+        *("median ms", "p95 ms", "images/s"),
+    ):
+        table.add_column(name, justify="left" if name in words else "right")
+    before: tuple[str, ...] = ()
+    for size, cold in found.rows:
+        form = (cold.precision, str(cold.image_size), cold.tta, f"{size / 1e6:,.1f}")
+        if before and form != before:
+            table.add_section()
+        timing = cold.timing
+        table.add_row(
+            *(form if form != before else ("",) * len(form)),
+            str(timing.batch),
+            *(f"{seconds:.2f}" for seconds in (cold.load, timing.first)),
+            *(f"{1000 * seconds:.1f}" for seconds in (timing.seconds, timing.p95)),
+            f"{timing.images_per_second:,.0f}",
+        )
+        before = form
+    console.print(table)
+    console.print(found.machine, soft_wrap=True, markup=False)
+
+
+def show_ranks(found: Ranked, k: int, console: Console) -> None:
+    """Print how large the array of a ranker is, and how good, where that is known."""
+    queries, items = found.rows.shape
+    fewer = f" (there are no more for the {k:,} asked for)" if items < k else ""
+    console.print(f"{queries:,} queries, {items:,} items for each{fewer}", soft_wrap=True)
+    if found.quality is not None:
+        good = found.quality
+        left_out = f", {good.skipped} without a match left out" if good.skipped else ""
+        console.print(
+            f"mAP@{k} {100 * good.map:.2f}%, Recall@1 {100 * good.recall_at_1:.2f}% of "
+            f"{good.queries} queries{left_out}",
+            soft_wrap=True,
+        )
+
+
+def show_reranking(found: RerankComparison, console: Console) -> None:
+    """Print how well each post-processing ranks, and what it costs."""
+    table = Table(title="Post-processing, percent", title_justify="left")
+    for name in ("method", "Recall@1", "Recall@10", f"mAP@{found.k}", "seconds", "peak MB"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in found.rows:
+        shares = (row.quality.recall_at_1, row.quality.recall_at_10, row.quality.map)
+        memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"
+        cells = [f"{100 * share:.2f}" for share in shares]
+        table.add_row(row.method, *cells, f"{row.seconds:,.2f}", memory)
+    console.print(table)
+    inside = "; each leaves itself out" if found.inside else ""
+    for line in (
+        f"{found.queries:,} queries{inside}, {found.items:,} items of {found.dimensions} "
+        "dimensions",
         *found.notes,
     ):
         console.print(line, soft_wrap=True, markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,21 @@ def method(name: str, changes: Mapping[str, str] | None = None) -> PostProcessin
         except ValueError as error:
             raise UserError(f"{key}: {error}") from None
     return dataclasses.replace(METHODS[name], **values)
+
+
+def read_changes(settings: Sequence[str]) -> dict[str, str]:
+    """Return field -> value of texts like `k1=30`.
+
+    Raises:
+        UserError: a text that is not of this form.
+    """
+    changes = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not (equals and key.strip()):
+            raise UserError(f"--set {text}: OPTION=VALUE is needed, such as k1=30")
+        changes[key.strip()] = value.strip()
+    return changes
 
 
 def rank(
