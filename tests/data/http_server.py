@@ -90,7 +90,7 @@ class MisbehavingServer:
       status, and with `Retry-After: 1`;
     - `/busy/30`: status 429 with `Retry-After: 30`, always;
     - `/hang`: no answer; `/drip`: a byte of picture 0 every 20 ms; `/drip_header`: a byte of the
-      header every 20 ms, for ever;
+      header every 20 ms, for ever; `/stall/0.3`: a byte every 20 ms, and none after 0.3 seconds;
     - `/truncated/7`: half of picture 7 where all of it was announced; `/cut/7`: half of it, with
       nothing announced; `/short/7`: half of it, as announced; `/damaged/7`: as long as it, with
       noise for its second half; `/broken_chunks/7`: half of it in chunks, without the last one;
@@ -262,6 +262,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = self.picture(rest)
         self.send(b"", length=len(content))
         self._drip(content)
+
+    def on_stall(self, seconds: str, *rest: str) -> None:
+        self.send(b"", length=1000)
+        self._drip(bytes(int(float(seconds) / 0.02)))
+        self.on_hang()
 
     def on_drip_header(self, *rest: str) -> None:
         self._drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 10_000)

@@ -1,7 +1,7 @@
 """Pictures from servers that may fail in any way. Importing it loads neither urllib3 nor Pillow."""
 
+from trainer.data.fetch.entry import Entry
 from trainer.data.fetch.fetcher import Fetcher
-from trainer.data.fetch.ledger import Entry, Ledger, latest
 from trainer.data.fetch.options import FetchOptions
 from trainer.data.fetch.results import FORMATS, REASONS, Failure, Fetched, without_credentials
 
@@ -13,7 +13,5 @@ __all__ = [
     "FetchOptions",
     "Fetched",
     "Fetcher",
-    "Ledger",
-    "latest",
     "without_credentials",
 ]
