@@ -378,6 +378,43 @@ def benchmark_search(
         comparing.draw_comparison(found, plot)
 
 
+@app.command("benchmark-model")
+@one_line_errors
+def benchmark_model(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL_DIR", help="A run, or a model it exported.")
+    ],
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE", help="float32, float16, bfloat16; repeatable."),
+    ] = None,
+    image_size: Annotated[
+        list[int] | None, typer.Option(help="Pixels; repeatable; default: as trained.", min=1)
+    ] = None,
+    tta: Annotated[
+        list[str] | None,
+        typer.Option("--tta", metavar="VIEWS", help="none, flip, 0.8, flip+0.8; repeatable."),
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Images in a call; repeatable.", min=1)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long each is timed.", min=0.0)] = 2.0,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Latency of a model: load time, first call, median and 95th percentile after it."""
+    summary.quiet_tensorflow()
+    from trainer.launch.benchmark_model import BATCHES, forms_of, measure_speed
+
+    forms = forms_of(precision or (), image_size or (), tta or ())
+    console = plain()
+    found = measure_speed(
+        source, forms, tuple(batch or BATCHES), seconds=seconds, tell=console.print
+    )
+    summary.show_model_speed(found, console)
+    _write_json(json_file, found.to_dict())
+
+
 @app.command()
 @one_line_errors
 def export(
@@ -516,6 +553,9 @@ def rank(
     k: Annotated[int, typer.Option("-k", help="Items for each query.", min=1)] = 1000,
     post: Post = "none",
     overrides: PostOptions = None,
+    borders: Annotated[
+        bool, typer.Option(help="Cut white borders of the gallery's pictures off.")
+    ] = True,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -527,7 +567,8 @@ def rank(
     from trainer.launch.ranking import ProductRanker, write_ranks
 
     folder = data or str(Path(gallery).parent)
-    found = ProductRanker(folder, gallery, queries, model=model, k=k, post=chosen).rank()
+    ranker = ProductRanker(folder, gallery, queries, model=model, k=k, post=chosen, borders=borders)
+    found = ranker.rank()
     write_ranks(to, found.rows)
     summary.show_ranks(found, k, plain())
     plain().print(f"ranks in {to}")

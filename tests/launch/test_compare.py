@@ -61,7 +61,7 @@ def compared(runs, tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Comparisons that neither time a model nor draw curves."""
-    timing = Timing(1, 7, 0.002, 0.001, 0.003)
+    timing = Timing(1, 7, 0.002, 0.001, 0.003, 0.004, 0.1)
     monkeypatch.setattr("trainer.serving.timing.time_model", lambda model, batch: timing)
     png = io.BytesIO()
     Image.new("RGB", (9, 9)).save(png, "PNG")

@@ -57,7 +57,7 @@ def embedded(run):
 @pytest.fixture
 def quick(embedded, undrawn, monkeypatch):
     """Reports that do not load the model either."""
-    monkeypatch.setattr(deep_report, "embed_split", lambda run, split=None: embedded)
+    monkeypatch.setattr(deep_report, "embed_split", lambda *_: embedded)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from trainer.data.files import (
 )
 from trainer.launch import pages
 from trainer.launch.costs import Costs, read_training, run_costs
-from trainer.launch.environment import describe_environment
+from trainer.launch.environment import machine_in_words
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
 from trainer.launch.splits import read_split
@@ -132,7 +132,7 @@ def compare_runs(
         timings = tuple(time_model(embedder, batch) for batch in BATCHES)
         shown = _failures(run, embedder, failures) if failures else FailurePart()
         measured.append(Measured(costs, timings, shown))
-    machine = _machine()
+    machine = machine_in_words()
     write_bytes(to, _page(opened, measured, machine, bool(failures)).encode())
     return _numbers(opened, measured, machine)
 
@@ -183,12 +183,6 @@ def _open(path: str, name: str) -> FinishedRun:
             f"{path}: evaluation.json or environment.json is damaged, or not written by mildnet"
         ) from None
     return run
-
-
-def _machine() -> str:
-    facts = describe_environment()
-    devices = ", ".join(name.removeprefix("/device:") for name in facts["devices"])
-    return f"{facts['processor']}, {facts['cores']} cores, {devices}"
 
 
 def _failures(run: FinishedRun, embedder: Embedder, count: int) -> FailurePart:

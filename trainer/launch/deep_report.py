@@ -21,7 +21,13 @@ from trainer.launch.deep_plots import (
     draw_confusion,
     draw_similarities,
 )
-from trainer.launch.evaluating import embed_split, options_of_file, options_of_run
+from trainer.launch.evaluating import (
+    AS_TRAINED,
+    ModelForm,
+    embed_split,
+    options_of_file,
+    options_of_run,
+)
 from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.deep import Confusion, DeepEvaluation, Retrieved, deep_evaluate
 from trainer.retrieval.embeddings_file import EmbeddingsFile, read_embeddings
@@ -132,7 +138,12 @@ class DeepReport:
 
 
 def report_run(
-    run: RunFolder, to: str | None = None, *, split: str | None = None, neighbours: int = 10
+    run: RunFolder,
+    to: str | None = None,
+    *,
+    split: str | None = None,
+    form: ModelForm = AS_TRAINED,
+    neighbours: int = 10,
 ) -> DeepReport:
     """Evaluate the exported model of a run on the data of its config, and write the page.
 
@@ -141,6 +152,7 @@ def report_run(
         to: HTML file; default: `evaluation.html` in the run folder. One that this function wrote
             is replaced. What was retrieved goes beside it, to `NAME_retrieved.json`.
         split: comma list of splits; default: the one that the run was tested on.
+        form: what the model is exported as for that.
         neighbours: of each query, in the JSON file.
 
     Raises:
@@ -148,7 +160,7 @@ def report_run(
     """
     page = run.file(PAGE) if to is None else to
     retrieved = _check_targets(page)
-    table, embeddings = embed_split(run, split)
+    table, embeddings = embed_split(run, split, form)
     config = run.config()
     found = deep_evaluate(
         embeddings,
@@ -164,7 +176,7 @@ def report_run(
         table,
     )
     about = {
-        "title": f"Evaluation of {config.name}",
+        "title": f"Evaluation of {config.name}" + (f", {form}" if form != AS_TRAINED else ""),
         "source": run.path,
         "split": ", ".join(name for name in table.splits if name) or None,
         "query_domain": config.query_domain,

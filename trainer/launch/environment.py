@@ -42,6 +42,13 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def machine_in_words() -> str:
+    """Return processor, cores and TensorFlow's devices in one line."""
+    facts = describe_environment()
+    devices = ", ".join(name.removeprefix("/device:") for name in facts["devices"])
+    return f"{facts['processor']}, {facts['cores']} cores, {devices}"
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

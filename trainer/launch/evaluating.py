@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
 import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +17,11 @@ import numpy as np
 from trainer.config import UserError
 from trainer.config.job import JobConfig
 from trainer.data.table import ItemTable
-from trainer.launch.modules import import_model_module
+from trainer.launch.modules import build_model, import_model_module
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
 from trainer.launch.splits import read_split
+from trainer.launch.starting import without_weights
 from trainer.retrieval.embeddings_file import EmbeddingsFile, read_embeddings
 from trainer.retrieval.metrics import Evaluation, evaluate
 from trainer.training.validation import query_masks
@@ -23,8 +29,33 @@ from trainer.training.validation import query_masks
 if TYPE_CHECKING:
     import keras
 
+    from trainer.serving.precision import Precision
+
 #: Cut-offs of the metrics that a job reports.
 KS = (1, 5, 10, 100, 1000)
+
+
+@dataclass(frozen=True)
+class ModelForm:
+    """What a run's model is exported as.
+
+    Attributes:
+        precision: type of weights and layers, see :func:`trainer.serving.export.export`.
+        image_size: height and width of its input in pixels; None: as trained.
+        tta: views of each picture, see :meth:`trainer.serving.views.Views.parse`.
+    """
+
+    precision: Precision = "float32"
+    image_size: int | None = None
+    tta: str = "none"
+
+    def __str__(self) -> str:
+        size = f"{self.image_size} pixels" if self.image_size else "size as trained"
+        return f"{self.precision}, {size}, views: {self.tta}"
+
+
+#: The form in which every run holds its model.
+AS_TRAINED = ModelForm()
 
 
 def measure(config: JobConfig, table: ItemTable, embeddings: np.ndarray) -> Evaluation:
@@ -51,34 +82,40 @@ def options_of_run(config: JobConfig, table: ItemTable) -> dict[str, Any]:
     }
 
 
-def evaluate_run(run: RunFolder, split: str | None = None) -> Evaluation:
+def evaluate_run(
+    run: RunFolder, split: str | None = None, form: ModelForm = AS_TRAINED
+) -> Evaluation:
     """Measure the exported model of a run on the data of its config.
 
     Args:
         run: a finished run.
         split: comma list of splits; default: the one that the run was tested on.
+        form: what the model is exported as for that; as trained, the run's own export is measured.
 
     Raises:
-        UserError: no exported model, or data that is not there.
+        UserError: no model, one that cannot be had in this form, or data that is not there.
     """
-    return measure(run.config(), *embed_split(run, split))
+    return measure(run.config(), *embed_split(run, split, form))
 
 
-def embed_split(run: RunFolder, split: str | None = None) -> tuple[ItemTable, np.ndarray]:
+def embed_split(
+    run: RunFolder, split: str | None = None, form: ModelForm = AS_TRAINED
+) -> tuple[ItemTable, np.ndarray]:
     """Return rows of a run's data set, and their (N, D) float32 embeddings by its exported model.
 
     Args:
         run: a finished run.
         split: comma list of splits; default: the one that the run was tested on.
+        form: what the model is exported as for that; as trained, the run's own export embeds.
 
     Raises:
-        UserError: no exported model, or data that is not there.
+        UserError: no model, one that cannot be had in this form, or data that is not there.
     """
     from trainer.serving.embedder import Embedder
 
-    embedder = Embedder(run.file("model"))
     table = read_split(run.config(), split)
-    return table, embed_items(embedder, table)
+    with exported(run, form) as folder:
+        return table, embed_items(Embedder(folder), table)
 
 
 def evaluate_file(path: str | os.PathLike[str]) -> Evaluation:
@@ -102,15 +139,63 @@ def options_of_file(content: EmbeddingsFile) -> dict[str, Any]:
     }
 
 
-def export_run(run: RunFolder, to: Path) -> Path:
+def export_run(run: RunFolder, to: Path, form: ModelForm = AS_TRAINED) -> Path:
     """Write the model of a finished run as a SavedModel.
 
+    Args:
+        run: a finished run.
+        to: folder to write.
+        form: what the model is exported as.
+
     Raises:
-        UserError: the run has no model, or `to` holds something else.
+        UserError: the run has no model, it cannot be had in this form, or `to` holds something
+            else.
     """
     from trainer.serving.export import export
 
-    return export(load_model(run), to, image_size=run.config().image_size)
+    size = form.image_size or run.config().image_size
+    return export(_model_at(run, size), to, image_size=size, precision=form.precision, tta=form.tta)
+
+
+@contextlib.contextmanager
+def exported(run: RunFolder, form: ModelForm) -> Iterator[str]:
+    """Give the folder of a run's model in a form: its own export, or another one for the time."""
+    if form == AS_TRAINED:
+        yield run.file("model")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield str(export_run(run, Path(scratch) / "model", form))
+
+
+def _model_at(run: RunFolder, size: int) -> keras.Model:
+    """Return the model of a run for pictures of another size.
+
+    Raises:
+        UserError: the run has no model, or its net is bound to the size it was trained with.
+    """
+    from trainer.models.weights.assign import assign
+    from trainer.training.step import to_numpy
+
+    model = load_model(run)
+    config = run.config()
+    if size == config.image_size:
+        return model
+    wanted = f"image_size={size}"
+    try:
+        other = build_model(dataclasses.replace(without_weights(config), image_size=size))
+    except (UserError, ValueError) as error:
+        words = str(error).partition("\n")[0]
+        raise UserError(f"{wanted}: no such net as that of {run.path} ({words})") from None
+    bound = f"{wanted}: the net of {run.path} is bound to pictures of {config.image_size}"
+    if other.output_shape != model.output_shape:
+        lengths = f"{model.output_shape[-1]} to {other.output_shape[-1]}"
+        raise UserError(f"{bound}: its embeddings would go from {lengths} numbers")
+    shapes = {weight.path: tuple(weight.shape) for weight in other.weights}
+    for weight in model.weights:
+        if shapes.get(weight.path) != tuple(weight.shape):
+            raise UserError(f"{bound}: its weights {weight.path} are made for that size")
+    assign(other, {weight.path: to_numpy(weight.value) for weight in model.weights}, run.path)
+    return other
 
 
 def load_model(run: RunFolder) -> keras.Model:

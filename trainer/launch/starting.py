@@ -43,13 +43,13 @@ def starting_model(config: JobConfig, folder: RunFolder) -> keras.Model:
         UserError: the weights cannot be had, or are of another model.
     """
     if _resumes(folder):
-        return build_model(_without_weights(config))
+        return build_model(without_weights(config))
     if config.init_from and config.init_match == "matching":
         model = build_model(config)
         _take_matching(model, config.init_from, folder)
         return model
     if config.init_from:
-        model = build_model(_without_weights(config))
+        model = build_model(without_weights(config))
         _take_all(model, config.init_from)
         return model
     return build_model(config)
@@ -97,7 +97,8 @@ def _resumes(folder: RunFolder) -> bool:
     return begun and folder.exists("evaluation.json")
 
 
-def _without_weights(config: JobConfig) -> JobConfig:
+def without_weights(config: JobConfig) -> JobConfig:
+    """Return a config whose model begins with random weights, which others replace."""
     parameters = config.parameters.get("model", {})
     if "weights" not in parameters:
         return config

@@ -23,24 +23,35 @@ class Embedder:
     Args:
         folder: the exported folder.
         batch_size: most pictures that go through the model at once.
+        warm_up: numbers of pictures to embed now, as arrays and as files, for the first call that
+            somebody waits for not to be the slow one: it works out how the model is run, and where
+            code is compiled it is compiled for each number. Default: none.
 
     Attributes:
         dim: length of an embedding.
         image_size: height and width in pixels that the model sees.
+        precision: type of its weights and layers, as it was exported.
+        tta: views of each picture, see :meth:`trainer.serving.views.Views.parse`.
 
     Raises:
         UserError: there is no such folder, it is no export, or a part of it is missing.
-        ValueError: `batch_size` is below 1.
+        ValueError: `batch_size` or a number of `warm_up` is below 1.
     """
 
-    def __init__(self, folder: str | Path, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, folder: str | Path, *, batch_size: int = 64, warm_up: Sequence[int] = ()
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be above 0, not {batch_size}")
+        if min(warm_up, default=1) < 1:
+            raise ValueError(f"warm_up must be numbers above 0, not {tuple(warm_up)}")
         self.folder = Path(folder)
         self.batch_size = batch_size
         card = _read_card(self.folder)
         self.dim: int = card["embedding_dim"]
         self.image_size: int = card["image_size"]
+        self.precision: str = card.get("precision", "float32")
+        self.tta: str = card.get("tta", "none")
         self._decode_files = tf.function(
             self._decode, input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False
         )
@@ -56,6 +67,19 @@ class Embedder:
                 f"the exported model in {self.folder} cannot be loaded, export it again:"
                 f" {_first_line(error)}"
             ) from error
+        for count in warm_up:
+            self._warm_up(count)
+
+    def _warm_up(self, count: int) -> None:
+        images = np.zeros((count, self.image_size, self.image_size, 3), np.uint8)
+        files = [tf.io.encode_jpeg(image).numpy() for image in images]
+        for embeddings in (
+            self(images),
+            self(images.astype(np.float32)),
+            self._from_bytes(image_bytes=tf.constant(files))["embedding"],
+        ):
+            # Work on a device is done when its result is looked at.
+            np.asarray(embeddings)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (64 hex digits) of all files of the exported model.

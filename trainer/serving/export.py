@@ -6,13 +6,15 @@ import json
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from trainer.config import UserError
 from trainer.data.decode import decode
+from trainer.serving.precision import Precision, copy_of
+from trainer.serving.views import Views
 
 #: What an exported folder says about itself. TensorFlow Serving leaves `assets.extra` alone.
 CARD = Path("assets.extra") / "mildnet.json"
@@ -24,7 +26,8 @@ def export(
     folder: str | Path,
     *,
     image_size: int | None = None,
-    precision: Literal["float32", "model"] = "float32",
+    precision: Precision = "float32",
+    tta: str = "none",
 ) -> Path:
     """Write `model` to `folder` as a SavedModel that needs none of this library.
 
@@ -44,14 +47,19 @@ def export(
         image_size: height and width in pixels that pictures are resized to; by default the
             model's input size.
         precision: `float32` serves a model trained in mixed precision in float32, since few CPUs
-            compute in 16 bits at any speed; `model` keeps the types it was trained with.
+            compute in 16 bits at any speed; `float16` and `bfloat16` store weights in 2 bytes each
+            and compute in them, see :func:`trainer.serving.precision.copy_of`; `model` keeps the
+            types it was trained with.
+        tta: views of each picture whose mean is its embedding, see
+            :meth:`trainer.serving.views.Views.parse`; default `none`.
 
     Returns:
         The path of the folder.
 
     Raises:
-        UserError: `folder` exists and is not an export, or cannot be written.
-        ValueError: `image_size` is not the model's.
+        UserError: `folder` exists and is not an export, or cannot be written; a `tta` that cannot
+            be read; a model that cannot be had in `precision`.
+        ValueError: `image_size` is not the model's, or an unknown precision.
     """
     folder = Path(folder)
     size = model.input_shape[1] if image_size is None else image_size
@@ -59,12 +67,15 @@ def export(
         raise ValueError(f"the model takes pictures of {model.input_shape[1:3]}, not {size}")
     if folder.exists() and not (folder / CARD).is_file() and not _is_empty(folder):
         raise UserError(f"{folder} exists and is not an exported model: choose another folder")
-    module = _Exported(_plain_copy(model, precision), size)
+    views = Views.parse(tta)
+    module = _Exported(copy_of(model, precision), size, views)
     card = {
         "format": FORMAT,
         "image_size": size,
         "embedding_dim": int(model.output_shape[-1]),
         "model": model.name,
+        "precision": precision,
+        "tta": str(views),
     }
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -85,14 +96,14 @@ def export(
 class _Exported(tf.Module):
     """The functions of the SavedModel and the variables they use."""
 
-    def __init__(self, model: keras.Model, size: int) -> None:
+    def __init__(self, model: keras.Model, size: int, views: Views) -> None:
         super().__init__(name="mildnet")
         self.variables_used = [variable.value for variable in model.weights]
         pixels = tf.TensorSpec((size, size, 3), tf.uint8)
 
         def embed(images: Any) -> dict[str, Any]:
             images = tf.ensure_shape(tf.cast(images, tf.float32), (None, size, size, 3))
-            return {"embedding": model(images, training=False)}
+            return {"embedding": views.embed(self.net, images)}
 
         def from_bytes(image_bytes: Any) -> dict[str, Any]:
             return embed(
@@ -117,6 +128,11 @@ class _Exported(tf.Module):
             # Nothing here for AutoGraph to rewrite, and trying takes as long as all the rest.
             return tf.function(body, input_signature=spec, autograph=False)
 
+        # Traced once for all signatures and views, which are that much smaller on disk.
+        self.net = function(
+            lambda images: model(images, training=False),
+            images=((None, size, size, 3), tf.float32),
+        )
         shape = (None, None, None, 3)
         self.from_bytes = function(from_bytes, image_bytes=((None,), tf.string))
         self.from_floats = function(from_images, images=(shape, tf.float32))
@@ -128,16 +144,6 @@ class _Exported(tf.Module):
             "images": self.from_floats,
             "images_uint8": self.from_uint8,
         }
-
-
-def _plain_copy(model: keras.Model, precision: str) -> keras.Model:
-    """Return a copy whose variables belong to no distribution strategy, in the wanted precision."""
-    copy = model.__class__.from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    if precision == "float32":
-        for layer in copy._flatten_layers():
-            layer.dtype_policy = "float32"
-    return copy
 
 
 def _files(folder: Path) -> list[Path]:
