@@ -22,12 +22,28 @@ def away(kind: str, x, y) -> float:
     return -distance(kind, x, y) if kind == "cosine" else distance(kind, x, y)
 
 
+class Against(list):
+    """Labels of anchors, to be held against references with labels of their own.
+
+    Reference number `own[a]` is anchor a itself. The embeddings that go with it are two: of the
+    anchors, and of the references.
+    """
+
+    def __init__(self, labels, references, own):
+        super().__init__(labels)
+        self.references, self.own = references, own
+
+
 def positives(labels, a):
-    return [p for p in range(len(labels)) if p != a and labels[p] == labels[a]]
+    among, itself = labels, a
+    if isinstance(labels, Against):
+        among, itself = labels.references, labels.own[a]
+    return [p for p in range(len(among)) if p != itself and among[p] == labels[a]]
 
 
 def negatives(labels, a):
-    return [n for n in range(len(labels)) if labels[n] != labels[a]]
+    among = labels.references if isinstance(labels, Against) else labels
+    return [n for n in range(len(among)) if among[n] != labels[a]]
 
 
 def average(values) -> float:
@@ -37,7 +53,8 @@ def average(values) -> float:
 def table(kind, x, similarity=False):
     """All pairs, each on its own."""
     measure = distance if similarity else away
-    return [[measure(kind, left, right) for right in x] for left in x]
+    anchors, references = x if isinstance(x, tuple) else (x, x)
+    return [[measure(kind, left, right) for right in references] for left in anchors]
 
 
 def triplet_semihard(labels, x, margin=1.0, distance="euclidean"):

@@ -81,6 +81,26 @@ def pairs():
     }
 
 
+#: Embeddings that the memory of the goldens holds: less than the batches of `remembered` have.
+MEMORY = 28
+
+
+def remembered():
+    """Return batches [(labels int64 (B,), embeddings float32 (B, D))] to come one after another.
+
+    Every item has another of its class in its batch: where it has none, a memory that looks for
+    the hardest positive before it leaves the item itself out finds that.
+    """
+    random = np.random.default_rng(24)
+    centres = random.normal(size=(9, 6))
+    batches = []
+    for _ in range(5):
+        labels = np.repeat(random.permutation(9)[:4], [3, 2, 2, 3])
+        x = centres[labels] + 0.8 * random.normal(size=(len(labels), 6))
+        batches.append((labels, unit(x)))
+    return batches
+
+
 def pack(measured, inputs):
     """Put {case: (value, gradient)} into one flat array, NaN for cases without."""
     parts = []

@@ -68,15 +68,18 @@ def make_task(
     replicas=1,
     strategy=None,
     loss="triplet_semihard",
+    parameters=None,
+    classes=range(4),
     miner=None,
+    memory=None,
     model=None,
     trackers=(),
     **changes,
 ):
     """Return (strategy, task); call `fit` under the strategy's scope.
 
-    `miner` is a name and parameters. `changes` are training options, and fields of the task where
-    it has such a field.
+    `miner` is a name and parameters, `memory` parameters. `changes` are training options, and
+    fields of the task where it has such a field.
     """
     fields = {field.name for field in dataclasses.fields(Task)}
     options = TrainOptions(**{k: v for k, v in changes.items() if k not in fields})
@@ -86,14 +89,17 @@ def make_task(
     try:
         with strategy.scope():
             model = small_model(**(model or {}))
-            objective = losses.get(loss, margin=0.2)
+            objective = losses.get(loss, **({"margin": 0.2} if parameters is None else parameters))
             if miner:
-                name, parameters = miner
+                name, of_miner = miner
                 objective = MinedTriplets(
-                    loss=objective, miner=losses.get_miner(name, 3, **parameters)
+                    loss=objective, miner=losses.get_miner(name, 3, **of_miner)
                 )
-            if hasattr(objective, "prepare"):
-                objective.prepare(range(4), model.output_shape[-1])
+            if memory is not None:
+                objective = losses.get_memory("xbm", objective, **memory)
+                objective.prepare(model.output_shape[-1])
+            elif hasattr(objective, "prepare"):
+                objective.prepare(classes, model.output_shape[-1])
             groups = parameter_groups(
                 model,
                 objective,

@@ -40,6 +40,7 @@ _KINDS: dict[str, str] = {
     "model": "embedding models",
     "loss": "losses",
     "miner": "choices of triplets in a labelled batch, for losses over triplets",
+    "memory": "earlier batches that a loss holds each batch against as well",
     "index": "search indexes",
     "optimizer": "optimizers",
     "schedule": "courses of the learning rate",

@@ -26,6 +26,7 @@ COMPONENT_KEYS: dict[str, str] = {
     "model": "model_id",
     "loss": "loss",
     "miner": "miner",
+    "memory": "memory",
     "optimizer": "optimizer",
     "schedule": "schedule",
     "dataset": "dataset",
@@ -68,6 +69,9 @@ class JobConfig:
         "",
         "what chooses a loss's triplets from labelled batches; empty = the sampler gives what the "
         "loss takes",
+    )
+    memory: str = option(
+        "", "memory of earlier batches that the loss holds each batch against as well; empty = none"
     )
     optimizer: str = option("mo", "optimizer")
     lr: float = option(0.001, "learning rate, before the schedule", above=0)
@@ -389,6 +393,7 @@ class _Resolver:
         self._check_parameter_names()
         training = self._training()
         parameters = {prefix: self._parameters(prefix) for prefix in self.chosen}
+        self._check_memory_size(parameters)
         return JobConfig(
             **self.values,
             training=training,
@@ -461,6 +466,7 @@ class _Resolver:
         values["augment"] = values["augment"] or ("mildnet" if from_files else "none")
         self._choose("augment")
         takes = self._choose_miner()
+        self._choose_memory()
         if not values["sampler"]:
             values["sampler"] = {
                 "labels": "classes_per_batch",
@@ -504,6 +510,34 @@ class _Resolver:
             )
         return "labels"
 
+    def _choose_memory(self) -> None:
+        """Check that the loss can hold a batch against a memory, if there is one."""
+        values = self.values
+        if not values["memory"]:
+            return
+        self._choose("memory")
+        loss = self.chosen.get("loss")
+        fitting = ", ".join(_tagged("loss", "memory", "yes"))
+        if loss is None:
+            raise UserError(
+                f"{self._at('memory')}memory={values['memory']} goes with the library's losses; "
+                f"set loss, one of {fitting}"
+            )
+        if loss.tags.get("memory") != "yes":
+            raise UserError(
+                f"{self._at('memory')}memory {values['memory']!r} needs a loss over all pairs of "
+                f"labelled batches, which {values['loss']!r} is not; fitting losses: {fitting}"
+            )
+
+    def _check_memory_size(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        size, rows = parameters.get("memory", {}).get("size"), self.values["batch_size"]
+        if size is not None and size < rows:
+            key = "memory.size" if "memory.size" in self.origins else "batch_size"
+            raise UserError(
+                f"{self._at(key)}memory.size={size} is less than batch_size={rows}; a memory holds "
+                "one batch at least"
+            )
+
     def _choose(self, kind: str) -> None:
         key = COMPONENT_KEYS[kind]
         self.chosen[kind] = self._get(kind, self.values[key], key)
@@ -526,10 +560,10 @@ class _Resolver:
             if given.origin != cnf.OVERRIDE and name in self._replaced(prefix):
                 del self.given[key]
                 continue
-            if prefix == "miner" and known is None:
+            if prefix in ("miner", "memory") and known is None:
                 raise UserError(
-                    f"{given.origin}: {key} is set, but no miner; set miner, one of "
-                    f"{', '.join(registry.components('miner'))}"
+                    f"{given.origin}: {key} is set, but no {prefix}; set {prefix}, one of "
+                    f"{', '.join(registry.components(prefix))}"
                 )
             if known is None:
                 raise UserError(f"{given.origin}: unknown key {key!r}{self._nearest(key)}")

@@ -32,6 +32,7 @@ ROOMS: dict[str, str] = {
     "model": "models",
     "loss": "losses",
     "miner": "losses",
+    "memory": "losses",
     "index": "retrieval",
     "optimizer": "training",
     "schedule": "training",

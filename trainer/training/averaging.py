@@ -10,6 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 
+def follow(shadow: Any, weight: Any, momentum: float) -> None:
+    """Move a variable towards another: `shadow += (1 - momentum) * (weight - shadow)`."""
+    shadow.assign_sub((1.0 - momentum) * (shadow - weight))
+
+
 class WeightAverage:
     """Shadow copies that follow the weights: `shadow += (1 - momentum) * (weight - shadow)`.
 
@@ -35,7 +40,7 @@ class WeightAverage:
     def update(self) -> None:
         """Move the shadows one step; to be called outside the replicas, inside the step."""
         for shadow, weight in zip(self.shadows, self.weights, strict=True):
-            shadow.assign_sub((1.0 - self.momentum) * (shadow - weight))
+            follow(shadow, weight, self.momentum)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

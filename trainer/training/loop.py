@@ -17,6 +17,7 @@ from trainer.config.train_options import TrainOptions
 from trainer.training.averaging import WeightAverage
 from trainer.training.checkpoint import CheckpointFolder, load
 from trainer.training.interrupts import Interrupted, InterruptGuard
+from trainer.training.momentum_encoder import MomentumEncoder
 from trainer.training.progress import TrainingProgress
 from trainer.training.step import TrainStep, to_numpy
 from trainer.training.strategy import is_chief
@@ -112,6 +113,7 @@ def fit(task: Task) -> Outcome:
         clip_norm=options.clip_norm,
         l2_penalty=options.l2_penalty,
         average=average,
+        encoder=MomentumEncoder.of(model, task.loss),
         xla=options.xla,
         scale_loss=options.precision == "mixed_float16",
     )
