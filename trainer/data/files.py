@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -172,16 +173,35 @@ def write_bytes(path: str, data: Any) -> None:
     Raises:
         UserError: it cannot be written; a file that was there is untouched.
     """
+    with whole_bytes(path) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def whole_bytes(path: str) -> Iterator[IO[bytes]]:
+    """Open a local or remote file for bytes, that appears under its name only once it is complete.
+
+    A file that was there stays until then, and stays if the block raises. What goes to a remote one
+    is held in memory until the block ends.
+
+    Args:
+        path: its folder must exist.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         if is_remote(path):
+            held = io.BytesIO()
+            yield held
             partial = f"{path}.part"
             with remote_errors():
                 with gfile().GFile(partial, "wb") as remote:
-                    remote.write(bytes(data))
+                    remote.write(held.getvalue())
                 gfile().rename(partial, path, overwrite=True)
         else:
             with _whole(path, mode="wb") as local:
-                local.write(data)
+                yield local
     except OSError as error:
         raise UserError(f"cannot write {path}: {reason(error)}") from None
 

@@ -89,7 +89,7 @@ class ClassSoftmax(ProxyLoss):
         return ops.reshape(classes[:, None] * self.per_class + within[None, :], (-1,))
 
     def of_sample(self, labels: Any, embeddings: Any, classes: Any, centers: Any) -> Any:
-        """Return the loss over drawn classes.
+        """Return the loss of a batch over drawn classes.
 
         Args:
             labels: integers (B,).

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import UserError
-from trainer.data.files import read_bytes, write_bytes
+from trainer.data.files import is_remote, read_bytes, whole_bytes
 
 META = "meta"
 
@@ -26,19 +26,27 @@ META = "meta"
 def save(path: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write a checkpoint to `path` (local or remote) under a temporary name, then rename it.
 
+    Arrays are asked for one after the other, and are written as they come: a local checkpoint needs
+    no memory but that of the largest.
+
     Raises:
         FloatingPointError: a value is not finite; a checkpoint that can't be trained on is not
             worth the one it would replace.
         UserError: the disk is full or the folder can't be written.
     """
-    for key, value in arrays.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise FloatingPointError(f"{key} holds values that are not finite")
     text = json.dumps(dict(meta), sort_keys=True).encode()
-    buffer = io.BytesIO()
-    entries: dict[str, Any] = {META: np.frombuffer(text, np.uint8), **arrays}
-    np.savez(buffer, **entries)
-    write_bytes(path, buffer.getbuffer())
+    with whole_bytes(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        _add(archive, META, np.frombuffer(text, np.uint8))
+        for key, value in arrays.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise FloatingPointError(f"{key} holds values that are not finite")
+            _add(archive, key, value)
+
+
+def _add(archive: zipfile.ZipFile, key: str, value: np.ndarray) -> None:
+    # As `numpy.savez` does, which wants all arrays at once.
+    with archive.open(f"{key}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
 
 
 def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -48,7 +56,8 @@ def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         UserError: it is missing, truncated, or not a checkpoint of this library.
     """
     try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
+        source = io.BytesIO(read_bytes(path)) if is_remote(path) else path
+        with np.load(source, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         meta = json.loads(arrays.pop(META).tobytes())
     except (FileNotFoundError, tf.errors.NotFoundError):

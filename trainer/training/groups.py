@@ -53,15 +53,20 @@ def parameter_groups(
         if weight.path in trunk:
             scale = (trunk_scale[weight.path], options.trunk_decay_scale)
         scales.setdefault(scale, []).append(weight)
-    own = getattr(loss, "trainable_variables", [])
+    # A table of which a step moves some rows alone has an optimizer of its own.
+    table = getattr(loss, "sampled_table", None)
+    own = [weight for weight in getattr(loss, "trainable_variables", []) if weight is not table]
     scales.setdefault((options.loss_lr_scale, 1.0), []).extend(own)
+    divided = list(scales.items())
+    if table is not None:
+        divided.append(((options.loss_lr_scale, 1.0), [table]))
 
     excluded = _chooser(options.decay_exclude or "(?!)")
     kept = [_chooser(options.decay_only), _of_user("train.decay_function", options.decay_function)]
     if not options.decay_vectors:
         kept.append(lambda weight: len(weight.shape) > 1)
     groups = []
-    for (rate, decay), members in scales.items():
+    for (rate, decay), members in divided:
         if not members or rate == 0:
             continue
         optimizer = build_optimizer(rate)
