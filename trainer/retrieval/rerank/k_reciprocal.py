@@ -24,6 +24,7 @@ from trainer.retrieval.rerank.neighbours import (
     leave_out,
     own_rows,
     similarity_blocks,
+    spread,
     write_first,
 )
 
@@ -104,7 +105,7 @@ def k_reciprocal(
                 scores *= -weight / largest[row]
                 scores -= (1 - weight) * jaccard
 
-            list(pool.map(one, range(len(block))))
+            spread(one, len(block), pool)
             leave_out(block, own[low : low + len(block)])
             write_first(found, low, block, pool)
     return found
@@ -128,7 +129,7 @@ def _neighbours(
             scores[row] = np.inf
             nearest[row] = first_rows(scores, nearest.shape[1])
 
-        list(pool.map(one, range(len(block))))
+        spread(one, len(block), pool)
     # Where all pictures are the same, so are all distances, and any divisor does.
     largest[largest <= 0] = 1
     return nearest, largest

@@ -6,7 +6,7 @@ ascending row, and identical items are equally similar to every query.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ BLOCK_BYTES = 64 * 2**20
 #: Queries whose products are always taken together. BLAS rounds by the shape of a product, so that
 #: with one shape for all, a similarity does not depend on how many queries a block holds.
 TILE = 64
+#: Pieces that the rows of a block are dealt to threads in: small enough for all to end together.
+PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,18 @@ def write_first(found: Neighbours, low: int, block: np.ndarray, pool: ThreadPool
         found.rows[low + number] = rows
         found.scores[low + number] = block[number, rows]
 
-    list(pool.map(one, range(len(block))))
+    spread(one, len(block), pool)
+
+
+def spread(one: Callable[[int], None], count: int, pool: ThreadPoolExecutor) -> None:
+    """Call `one` with 0..count-1 in the threads of a pool."""
+
+    def some(numbers: np.ndarray) -> None:
+        for number in numbers.tolist():
+            one(number)
+
+    # A call takes about as long as it takes to hand it to a thread: many go together.
+    list(pool.map(some, np.array_split(np.arange(count), PARTS)))
 
 
 def first_rows(scores: np.ndarray, k: int) -> np.ndarray:
