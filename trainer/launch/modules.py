@@ -17,6 +17,7 @@ from trainer.config.job import EXAMPLE_ROWS, JobConfig
 from trainer.config.model_module import ModelModule
 from trainer.config.user_code import user_function, user_module
 from trainer.data.files import read_text
+from trainer.data.join import join
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
 
@@ -117,7 +118,12 @@ def read_datasets(config: JobConfig) -> ItemTable:
         raise UserError(f"{where} gives no train; it has {', '.join(parts) or 'nothing'}")
     if len(parts) == 1:
         raise UserError(f"{where} gives train alone; give test or val too, to evaluate on")
-    return _joined(parts)
+    return join(
+        [
+            dataclasses.replace(table, split=np.full(len(table), split, object))
+            for split, table in parts.items()
+        ]
+    )
 
 
 def training_loop(config: JobConfig) -> Callable[[Any], Any]:
@@ -249,27 +255,6 @@ def _fits(shape: Any, wanted: tuple[int | None, ...]) -> bool:
         and len(shape) == len(wanted)
         and shape[-1] == wanted[-1]
         and all(size is None or size == want for size, want in zip(shape, wanted, strict=True))
-    )
-
-
-def _joined(parts: Mapping[str, ItemTable]) -> ItemTable:
-    tables = list(parts.values())
-    starts = np.cumsum([0] + [len(table) for table in tables])
-
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(table, name) for table in tables])
-
-    return ItemTable.from_columns(
-        column("path"),
-        [table.label_names[code] for table in tables for code in table.label],
-        split=[split for split, table in parts.items() for _ in range(len(table))],
-        domain=column("domain"),
-        category=column("category"),
-        box=column("box"),
-        triplets=np.concatenate(
-            [table.triplets + start for table, start in zip(tables, starts, strict=False)]
-        ),
-        problems=list(dict.fromkeys(note for table in tables for note in table.problems)),
     )
 
 

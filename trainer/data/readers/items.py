@@ -6,11 +6,11 @@ import csv
 import difflib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from trainer.config import UserError, nearest, register
 from trainer.data import files
-from trainer.data.table import BOX_COLUMNS, COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ItemTable
+from trainer.data.table import BOX_COLUMNS, COLUMNS, REQUIRED_COLUMNS, ItemTable
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,11 @@ def read_items(path: str, *, labels: bool = True) -> ItemTable:
     problems: list[str] = []
     seen: dict[tuple[object, ...], int] = {}
     for first, last, row in records:
-        fault = row if isinstance(row, str) else ""
-        if isinstance(row, list) and len(row) != len(header):
-            fault = f"{len(row)} fields, the header has {len(header)}"
+        values, fault = fields_of(row, place, len(header))
         if not fault:
-            values = {name: row[at].strip() for name, at in place.items()}
-            fault = _fault(values, required)
+            fault = text_fault(values, required) or box_fault(
+                [values.get(name, "") for name in BOX_COLUMNS]
+            )
         if not fault:
             sides = tuple(float(values.get(name) or math.nan) for name in BOX_COLUMNS)
             # By their text: NaN is not equal to itself.
@@ -164,18 +163,38 @@ def _columns(path: str, header: list[str] | str, required: tuple[str, ...]) -> d
     return known
 
 
-def _fault(values: dict[str, str], required: tuple[str, ...]) -> str:
-    """Return what is wrong with a row, or an empty text."""
+def fields_of(
+    record: list[str] | str, place: Mapping[str, int], width: int
+) -> tuple[dict[str, str], str]:
+    """Return the fields of a record by their column's name, and what is wrong with it or `''`.
+
+    Args:
+        record: as :func:`read_records` yields it.
+        place: column -> its number in the header.
+        width: fields of the header.
+    """
+    if isinstance(record, str):
+        return {}, record
+    if len(record) != width:
+        return {}, f"{len(record)} fields, the header has {width}"
+    return {name: record[at].strip() for name, at in place.items()}, ""
+
+
+def text_fault(values: Mapping[str, str], required: Iterable[str]) -> str:
+    """Return what is wrong with the texts of a row, or `''`; those of `required` must be there."""
     for name in required:
         if not values[name]:
             return f"no {name}"
-    for name in (*REQUIRED_COLUMNS, *TEXT_COLUMNS):
-        value = values.get(name, "")
+    for name, value in values.items():
         if "\n" in value:
             return f"a line break inside {name}"
         if "\0" in value:
             return f"a zero byte inside {name}"
-    sides = [values.get(name, "") for name in BOX_COLUMNS]
+    return ""
+
+
+def box_fault(sides: Sequence[str]) -> str:
+    """Return what is wrong with a box of four texts x, y, w, h, or `''`; all empty is none."""
     if any(sides):
         try:
             x, y, w, h = map(float, sides)

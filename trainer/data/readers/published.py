@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from trainer.config import UserError
 from trainer.data import files
+from trainer.data.readers.items import fields_of, read_records, text_fault
 
 log = logging.getLogger(__name__)
 
+#: Pictures of a list that are looked for, to learn which folder its paths are relative to.
+LOOKED_FOR = 20
 #: Endings of what published data sets are packed in.
 ARCHIVES = (".zip", ".tgz", ".tar.gz", ".tar")
 
@@ -102,6 +105,78 @@ def read_listing(path: str, fields: int, *, header: int) -> Listing:
     if not listing.rows:
         raise UserError(f"{path} holds no row of {fields} fields: it is not the published list")
     return listing
+
+
+def read_columns(
+    path: str,
+    columns: Sequence[str],
+    *,
+    picture: Sequence[str],
+    optional: Sequence[str] = (),
+    fault: Callable[[Mapping[str, str]], str] = lambda values: "",
+) -> Listing:
+    """Read columns of a CSV by the names in its header.
+
+    Args:
+        path: the CSV file.
+        columns: names of those that every row has a value of.
+        picture: columns that together name a picture: a row with those of an earlier one is a
+            problem.
+        optional: names of those that may be empty, or missing altogether.
+        fault: says what else is wrong with a row, or `''`.
+
+    Returns:
+        Rows of a text for each of `columns`, then for each of `optional`.
+
+    Raises:
+        UserError: the file is missing or no text, lacks one of `columns`, or has no row that can
+            be used.
+    """
+    records = read_records(path)
+    _, _, header = next(records, (0, 0, ""))
+    names = [name.strip().lower() for name in header] if isinstance(header, list) else []
+    lost = [name for name in columns if name not in names]
+    if lost:
+        raise UserError(
+            f"{path}:1: the header has no {', '.join(lost)}: it is not the published list"
+        )
+    place = {name: names.index(name) for name in (*columns, *optional) if name in names}
+    listing = Listing(path)
+    seen: dict[tuple[str, ...], int] = {}
+    for first, last, record in records:
+        values, wrong = fields_of(record, place, len(names))
+        wrong = wrong or text_fault(values, columns) or fault(values)
+        if not wrong:
+            line = seen.setdefault(tuple(values[name] for name in picture), first)
+            wrong = "" if line == first else f"the same picture as in line {line}"
+        if wrong:
+            listing.problems += [f"{path}:{line}: {wrong}" for line in range(first, last + 1)]
+        else:
+            listing.rows.append([values.get(name, "") for name in (*columns, *optional)])
+    if not listing.rows:
+        example = f"; the first: {listing.problems[0]}" if listing.problems else ""
+        raise UserError(f"{path} holds no row that can be used{example}")
+    return listing
+
+
+def pictures_folder(root: str, names: Sequence[str], folders: Sequence[str], advice: str) -> str:
+    """Return the folder that the paths of a list are relative to.
+
+    Args:
+        root: folder of the data set.
+        names: paths of pictures as the list has them, one or more.
+        folders: where they may be, below `root`; `''` for itself.
+        advice: what the message says to do if they are nowhere.
+
+    Raises:
+        UserError: of some pictures that were looked for none is in any of `folders`.
+    """
+    places = [files.join(root, folder) if folder else root for folder in folders]
+    sample = names[:: -(-len(names) // LOOKED_FOR)]
+    found = [sum(files.is_file(files.join(place, name)) for name in sample) for place in places]
+    if not any(found):
+        raise UserError(f"there is no picture {files.join(places[-1], names[0])}: {advice}")
+    return places[int(np.argmax(found))]
 
 
 def read_boxes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import importlib
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import h5py
 import keras
 
 from trainer.config import Component, UserError, get
+from trainer.config.spelling import parse_arguments
 from trainer.models import TRUNK
 
 #: Endings of checkpoints that a converter reads.
@@ -38,15 +38,9 @@ def parse_trunk(trunk: str) -> tuple[Component, dict[str, Any]]:
     given: dict[str, Any] = {}
     if parenthesis:
         try:
-            call = ast.parse(f"trunk({rest}", mode="eval").body
-            if not isinstance(call, ast.Call) or call.args:
-                raise ValueError
-            given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-        except (SyntaxError, ValueError):
-            raise UserError(
-                f"trunk {trunk!r} cannot be read: write a name, or NAME(parameter=value, ...) with"
-                " texts in quotes and lists in parentheses"
-            ) from None
+            given = parse_arguments(f"({rest}")
+        except ValueError as error:
+            raise UserError(f"trunk {trunk!r} cannot be read: {error}") from None
     if "argument" in component.tags:
         key = component.tags["argument"]
         if colon:
