@@ -71,7 +71,7 @@ def open_session(
 
     from trainer.training.step import examples
 
-    before = ready.state.arrays()
+    before = dict(ready.state.arrays())
     asked = {"stop": False, "keep": False}
     coming: list[Any] = []
     accumulate = config.training.accumulate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -259,8 +259,9 @@ class _State:
             self._variables[key] = variable.value
         self._variables |= step_function.variables
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {key: to_numpy(variable) for key, variable in self._variables.items()}
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Return all values as they are; one is copied when it is asked for, and not held."""
+        return _Arrays(self._variables)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         missing = sorted(set(self._variables) ^ set(arrays))
@@ -276,6 +277,22 @@ class _State:
                 )
         for key, variable in self._variables.items():
             variable.assign(arrays[key])
+
+
+class _Arrays(Mapping[str, np.ndarray]):
+    """The values of variables, some of which may be too large to hold twice."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self._variables = variables
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return to_numpy(self._variables[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
 
 
 def _distributed(
