@@ -147,11 +147,22 @@ def test_amazon_reviews_leave_out_products_with_few_pictures(tmp_path, caplog):
     assert len(held.in_split("train").classes) == 3
 
 
+def test_a_picture_of_several_products_counts_for_the_first(tmp_path, caplog):
+    root = product_sets.amazon_reviews(tmp_path)
+    write(root / "05.csv", "image_path,label", "0/0.jpg,7", "0/1.jpg,9", "0/0.jpg,9", "0/2.jpg,7")
+    with caplog.at_level(logging.INFO, "trainer"):
+        table = amazon_reviews(str(tmp_path), file="05.csv")
+    assert names(table) == ["7", "9", "7"]
+    assert not table.problems
+    assert "1 rows are of pictures that an earlier product has" in caplog.text
+    assert names(amazon_reviews(str(tmp_path), file="05.csv", min_images=2)) == ["7", "7"]
+
+
 def test_amazon_reviews_say_what_is_missing(tmp_path):
     root = product_sets.amazon_reviews(tmp_path)
     with pytest.raises(UserError, match=r"Amazon-review lacks 05\.csv of Amazon-review: give"):
         amazon_reviews(str(tmp_path), file="05.csv")
-    write(root / "05.csv", "image_path,label", "0/0.jpg,7", "0/1.jpg,7,8", "0/0.jpg,9", "1/0.jpg,")
+    write(root / "05.csv", "image_path,label", "0/0.jpg,7", "0/1.jpg,7,8", "0/0.jpg,7", "1/0.jpg,")
     table = amazon_reviews(str(tmp_path), file="05.csv")
     assert names(table) == ["7"]
     assert [note.split("05.csv:")[1] for note in table.problems] == [

@@ -60,6 +60,7 @@ def one_query(relevant, total, ks):
     values["map"] = average_precision(len(relevant), total)
     values["mrr"] = 1 / first
     values["shifted_reciprocal_rank"] = 1 / (first + 1) if first <= 1000 else 0.0
+    values["truncated_map"] = average_precision(1000, total)
     return values
 
 
@@ -150,6 +151,7 @@ def test_worked_example_of_the_guide():
         "map_at_3": (1 + 2 / 3) / 3,
         "mrr": 1,
         "shifted_reciprocal_rank": 1 / 2,
+        "truncated_map": (1 + 2 / 3 + 3 / 4) / 3,
     }
     assert found.metrics == pytest.approx(expected)
     assert (found.queries, found.gallery, found.skipped) == (1, 5, 0)
@@ -416,11 +418,27 @@ def test_equal_to_other_libraries(name, split):
         assert found.metrics[our_name] == pytest.approx(theirs[their_name], abs=1e-6), their_name
 
 
+def ranked(relevant_ranks, gallery):
+    """Metrics of one query whose relevant items have these ranks in a gallery of so many."""
+    angles = np.linspace(0.1, 1.5, gallery)
+    embeddings = np.concatenate([[[1, 0]], np.stack([np.cos(angles), np.sin(angles)], axis=1)])
+    labels = np.zeros(gallery + 1, int)
+    labels[[0, *relevant_ranks]] = 1
+    is_query = np.arange(gallery + 1) == 0
+    return evaluate(embeddings, labels, is_query=is_query, bootstrap=0, ks=(1000,)).metrics
+
+
+def test_truncated_map_counts_hits_up_to_rank_1000_and_divides_by_all_positives():
+    found = ranked([2, 1000, 1001], 1100)
+    assert found["truncated_map"] == pytest.approx((1 / 2 + 2 / 1000) / 3)
+    assert found["map"] == pytest.approx((1 / 2 + 2 / 1000 + 3 / 1001) / 3)
+    assert found["map_at_1000"] == pytest.approx(found["truncated_map"])
+    # Of 1,050 positives, at ranks 1 to 999 and after 1,000, the first 999 count.
+    many = ranked([*range(1, 1000), *range(1001, 1052)], 1100)
+    assert many["truncated_map"] == pytest.approx(999 / 1050)
+    assert many["map_at_1000"] == pytest.approx(999 / 1000)
+
+
 @pytest.mark.parametrize(("rank", "value"), [(1, 1 / 2), (2, 1 / 3), (1000, 1 / 1001), (1001, 0)])
 def test_shifted_reciprocal_rank_ends_after_rank_1000(rank, value):
-    angles = np.linspace(0.1, 1.5, 1100)
-    embeddings = np.concatenate([[[1, 0]], np.stack([np.cos(angles), np.sin(angles)], axis=1)])
-    labels = np.zeros(1101, int)
-    labels[[0, rank, 1100]] = 1
-    found = evaluate(embeddings, labels, is_query=np.arange(1101) == 0, bootstrap=0)
-    assert found.metrics["shifted_reciprocal_rank"] == pytest.approx(value)
+    assert ranked([rank, 1100], 1100)["shifted_reciprocal_rank"] == pytest.approx(value)

@@ -14,6 +14,8 @@ from trainer.retrieval.vectors import check_embeddings, check_ids
 
 #: The first match counts for `shifted_reciprocal_rank` up to this rank.
 SHIFTED_LIMIT = 1000
+#: Matches count for `truncated_map` up to this rank.
+TRUNCATED_LIMIT = 1000
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def evaluate(
     - `map_at_r`: (sum of `i / r_i` over `r_i <= R`) / R;
     - `map`: (sum of `i / r_i`) / R;
     - `mrr`: `1 / r_1`;
-    - `shifted_reciprocal_rank`: `1 / (r_1 + 1)`, 0 where `r_1 > 1000`.
+    - `shifted_reciprocal_rank`: `1 / (r_1 + 1)`, 0 where `r_1 > 1000`;
+    - `truncated_map`: (sum of `i / r_i` over `r_i <= 1000`) / R.
 
     Each is averaged over the queries that have a relevant item.
 
@@ -186,11 +189,15 @@ def _per_query(block: RankBlock, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
     values["r_precision"] = total(within) / relevant
     values["map_at_r"] = total(np.where(within, precision, 0.0)) / relevant
     values["map"] = total(precision) / relevant
+
+    def sum_within(limit: int) -> np.ndarray:
+        return total(np.where(ranks <= limit, precision, 0.0))
+
     for k in ks:
-        found = total(np.where(ranks <= k, precision, 0.0))
-        values[f"map_at_{k}"] = found / np.minimum(relevant, k)
+        values[f"map_at_{k}"] = sum_within(k) / np.minimum(relevant, k)
     values["mrr"] = 1.0 / first
     values["shifted_reciprocal_rank"] = np.where(first <= SHIFTED_LIMIT, 1.0 / (first + 1), 0.0)
+    values["truncated_map"] = sum_within(TRUNCATED_LIMIT) / relevant
     return values
 
 

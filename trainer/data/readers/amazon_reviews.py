@@ -17,6 +17,7 @@ from trainer.data.table import ItemTable
 
 log = logging.getLogger(__name__)
 
+COLUMNS = ("image_path", "label")
 PICTURES = "images_mean_50k"
 
 
@@ -32,7 +33,9 @@ def amazon_reviews(
 ) -> ItemTable:
     """Products with pictures from Amazon's reviews: a CSV with the columns image_path and label.
 
-    All rows are to train on, but for products that are held out for validation.
+    All rows are to train on, but for products that are held out for validation. A picture of
+    several products counts for the first that lists it: as a picture of each it would teach that
+    they are unlike.
 
     Args:
         data_path: folder `Amazon-review` of the product recognition solution of 2023 (or the one
@@ -57,16 +60,22 @@ def amazon_reviews(
         "in the repository of the product recognition solution of 2023, in its folder dataset"
     )
     root = published_root(data_path, "Amazon-review", (file,), advice)
-    listing = read_columns(files.join(root, file), ("image_path", "label"), picture=("image_path",))
+    listing = read_columns(files.join(root, file), COLUMNS, picture=COLUMNS)
+    first: dict[str, str] = {}
+    for path, label in listing.rows:
+        first.setdefault(path, label)
+    shared = len(listing.rows) - len(first)
+    if shared:
+        log.info("%s: %d rows are of pictures that an earlier product has", listing.path, shared)
     folder = pictures_folder(
         root,
-        [path for path, _ in listing.rows],
+        list(first),
         (images,) if images else ("", PICTURES),
         f"join images_mean_50k_800.parta* to images_mean_50k_800.tar and unpack it in {root}, or "
         "set dataset.images",
     )
-    count = Counter(label for _, label in listing.rows)
-    rows = [row for row in listing.rows if count[row[1]] >= min_images]
+    count = Counter(first.values())
+    rows = [row for row in first.items() if count[row[1]] >= min_images]
     if not rows:
         raise UserError(
             f"{listing.path}: no product has min_images={min_images} pictures; the most are "
