@@ -242,10 +242,19 @@ def show_model_speed(found: ModelSpeed, console: Console) -> None:
     table = Table(title="Calls of the exported model", title_justify="left")
     words = ("type", "views")
     for name in (
-        *("type", "pixels", "views", "file MB", "batch", "load s", "first\ncall s"),
-        *("median ms", "p95 ms", "images/s"),
+        *(
+            "type",
+            "px",
+            "views",
+            "MB",
+            "batch",
+            "load\ns",
+            "first\ncall s",
+            "median\nms",
+            "p95\nms",
+        ),
     ):
-        table.add_column(name, justify="left" if name in words else "right")
+        table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
     before: tuple[str, ...] = ()
     for size, cold in found.rows:
         form = (cold.precision, str(cold.image_size), cold.tta, f"{size / 1e6:,.1f}")
@@ -257,7 +266,6 @@ def show_model_speed(found: ModelSpeed, console: Console) -> None:
             str(timing.batch),
             *(f"{seconds:.2f}" for seconds in (cold.load, timing.first)),
             *(f"{1000 * seconds:.1f}" for seconds in (timing.seconds, timing.p95)),
-            f"{timing.images_per_second:,.0f}",
         )
         before = form
     console.print(table)
@@ -273,7 +281,7 @@ def show_ranks(found: Ranked, k: int, console: Console) -> None:
         good = found.quality
         left_out = f", {good.skipped} without a match left out" if good.skipped else ""
         console.print(
-            f"mAP@{k} {100 * good.map:.2f}%, Recall@1 {100 * good.recall_at_1:.2f}% of "
+            f"mAP@{k} {100 * good.truncated_map:.2f}%, Recall@1 {100 * good.recall_at_1:.2f}% of "
             f"{good.queries} queries{left_out}",
             soft_wrap=True,
         )
@@ -285,7 +293,7 @@ def show_reranking(found: RerankComparison, console: Console) -> None:
     for name in ("method", "Recall@1", "Recall@10", f"mAP@{found.k}", "seconds", "peak MB"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in found.rows:
-        shares = (row.quality.recall_at_1, row.quality.recall_at_10, row.quality.map)
+        shares = (row.quality.recall_at_1, row.quality.recall_at_10, row.quality.truncated_map)
         memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"
         cells = [f"{100 * share:.2f}" for share in shares]
         table.add_row(row.method, *cells, f"{row.seconds:,.2f}", memory)

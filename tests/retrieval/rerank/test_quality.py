@@ -19,20 +19,20 @@ def test_by_hand():
     # hat: a hit at rank 2, two in the gallery. pan: none there.
     rows = np.array([[0, 2, 1], [0, 2, 5], [0, 1, 2]])
     found = quality(rows, queries, gallery)
-    assert found.map == pytest.approx(((1 + 2 / 3) / 3 + (1 / 2) / 2) / 2)
+    assert found.truncated_map == pytest.approx(((1 + 2 / 3) / 3 + (1 / 2) / 2) / 2)
     assert (found.recall_at_1, found.recall_at_10) == (0.5, 1.0)
     assert (found.queries, found.skipped) == (2, 1)
     # Asked by items 0 and 2 themselves, one fewer is relevant.
     found = quality(rows[:2], queries[:2], gallery, own=np.array([3, 4]))
-    assert found.map == pytest.approx(((1 + 2 / 3) / 2 + (1 / 2) / 1) / 2)
+    assert found.truncated_map == pytest.approx(((1 + 2 / 3) / 2 + (1 / 2) / 1) / 2)
 
 
-def test_of_whole_rankings_it_is_map():
+def test_of_whole_rankings_it_is_that_of_the_metrics():
     gallery, labels = units(90, 6), np.arange(90) % 13
     own = np.arange(90)
     found = quality(nearest(gallery, gallery, 90, own=own).rows, labels, labels, own=own)
     expected = evaluate(gallery, labels, bootstrap=0).metrics
-    assert found.map == pytest.approx(expected["map"])
+    assert found.truncated_map == pytest.approx(expected["truncated_map"])
     assert found.recall_at_1 == pytest.approx(expected["recall_at_1"])
     assert found.recall_at_10 == pytest.approx(expected["recall_at_10"])
 

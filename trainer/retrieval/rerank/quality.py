@@ -16,14 +16,14 @@ class Quality:
     """What :func:`quality` found, shares from 0 to 1.
 
     Attributes:
-        map: mean average precision within the items that are ranked.
+        truncated_map: mean average precision within the items that are ranked.
         recall_at_1: share of queries whose first item is right.
         recall_at_10: share of queries with a right item among the first ten.
         queries: queries that were used.
         skipped: queries left out because nothing in the gallery is relevant to them.
     """
 
-    map: float
+    truncated_map: float
     recall_at_1: float
     recall_at_10: float
     queries: int
@@ -40,9 +40,8 @@ def quality(
     """Return how well the first K items of each query are chosen and ordered.
 
     With the ranks `r_1 < r_2 < ...` of the relevant items among the K, and R relevant items in the
-    whole gallery, the average precision of a query is `(sum of i / r_i) / R`. Unlike `map_at_K` of
-    :mod:`trainer.retrieval.metrics`, which divides by min(R, K), it stays below 1 where R is above
-    K.
+    whole gallery, the average precision of a query is `(sum of i / r_i) / R`: with a K of 1000, the
+    `truncated_map` of :mod:`trainer.retrieval.metrics`, which sees whole rankings.
 
     Args:
         rows: (Q, K) rows of the gallery, best first.
@@ -73,7 +72,7 @@ def quality(
     if not used.any():
         raise UserError("no query has an item of its label in the gallery")
     return Quality(
-        map=float((precision[used] / relevant[used]).mean()),
+        truncated_map=float((precision[used] / relevant[used]).mean()),
         recall_at_1=float((first[used] <= 1).mean()),
         recall_at_10=float((first[used] <= min(10, rows.shape[1])).mean()),
         queries=int(used.sum()),
