@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -97,12 +96,14 @@ def _row(
 ) -> dict[str, float] | None:
     """Measure in a process of its own, add the row, and return what was measured."""
     python = getattr(options, f"{library}_python", None) or sys.executable
+    from benchmarks.report import measured_worker
+
     command = [python, str(Path(__file__).resolve()), "--measure", library, loss]
     for name, value in (("batch", batch), ("dim", options.dim), ("threads", options.threads)):
         command += [f"--{name}", str(value)]
     command += ["--per-class", str(per_class), "--repeats", str(options.repeats)]
     command += ["--memory-gb", str(options.memory_gb)]
-    found = _measured(command)
+    found = measured_worker(command)
     cells: list[object] = [loss, f"{batch // per_class} x {per_class}", NAMES[library]]
     if found is None:
         rows.append([*cells, f"needs more than {options.memory_gb:g} GB", "", "", ""])
@@ -113,39 +114,6 @@ def _row(
     rows.append([*cells, *[""] * (7 - len(cells))])
     print(*(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells), flush=True)
     return found
-
-
-def _measured(command: list[str]) -> dict[str, float] | None:
-    """Run a worker; None if it ran out of memory.
-
-    Memory is watched from the first call on: XLA's compilation counts, loading libraries does not.
-    """
-    from benchmarks.report import peak_memory
-
-    root = Path(__file__).resolve().parents[1]
-    environment = os.environ | {
-        "PYTHONPATH": str(root),
-        "PYTHONWARNINGS": "ignore",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        if worker.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"could not start: {' '.join(command)}")
-        with peak_memory(pid=worker.pid) as memory:
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-            answer = worker.stdout.readline()
-        worker.stdin.close()
-    if answer.startswith("{"):
-        return {**json.loads(answer), "mb": memory.mb}
-    # A library that cannot allocate raises, or is ended by a signal.
-    if answer.strip() == "out of memory" or worker.returncode < 0:
-        return None
-    raise RuntimeError(f"failed: {' '.join(command)}")
 
 
 def _worker(measure: list[str], options: argparse.Namespace) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import os
 import platform
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +66,41 @@ def peak_memory(interval: float = 0.005, pid: int | None = None) -> Iterator[Pea
         thread.join()
         highest = max(highest, process.memory_info().rss)
         result.mb = (highest - start) / 1e6
+
+
+def measured_worker(command: list[str]) -> dict[str, float] | None:
+    """Run a worker process and return what it measured, with its memory as `mb`.
+
+    The worker prints `ready` when its libraries are loaded, waits for a line, and prints a JSON
+    object, or `out of memory`. Memory is watched between: what is built and compiled there counts,
+    loading libraries does not.
+
+    Returns:
+        None if it ran out of memory.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "PYTHONWARNINGS": "ignore",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        if worker.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"could not start: {' '.join(command)}")
+        with peak_memory(pid=worker.pid) as memory:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
+        worker.stdin.close()
+    if answer.startswith("{"):
+        return {**json.loads(answer), "mb": memory.mb}
+    # A library that cannot allocate raises, or is ended by a signal.
+    if answer.strip() == "out of memory" or worker.returncode < 0:
+        return None
+    raise RuntimeError(f"failed: {' '.join(command)}")
 
 
 def machine(*packages: str) -> str:
