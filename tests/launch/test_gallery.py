@@ -15,7 +15,9 @@ import yaml
 
 from trainer.config import JobConfig, components
 from trainer.config.settings import Settings
+from trainer.data.readers.concat import parse_parts
 from trainer.launch import job
+from trainer.launch.phases import Phases
 from trainer.launch.picker import find, find_configs
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import search_images
@@ -159,6 +161,44 @@ RANKER_DATA = {
 }  # fmt: skip
 
 
+#: Product recognition 2023, what the five phases share: dotted key -> value.
+PHASES = {
+    "model.trunk": "convnext(preset='xxlarge', head='linear')",
+    "model.preprocessing": "clip",
+    "model.embedding_dim": 1024,
+    "dataset": "concat",
+    "query_domain": "query",
+    "gallery_domain": "gallery",
+    "sampler": "classes_per_batch",
+    "sampler.images_per_class": 2,
+    "sampler.class_weight": "size",
+    "augment": "autoaugment",
+    "optimizer": "adamw",
+    "optimizer.weight_decay": 0.1,
+    "schedule": "cosine",
+    "train.trunk_lr_scale": 0.01,
+    "train.decay_vectors": False,
+    "train.precision": "mixed_bfloat16",
+}
+ARCFACE = {
+    "model.embedding_dropout": 0.2, "loss": "subcenter_arcface", "loss.centers": 3,
+    "loss.scale": 30.0, "loss.margin": None, "loss.margin_low": 0.05, "loss.margin_span": 0.45,
+    "memory": "",
+}  # fmt: skip
+XBM = {
+    "model.embedding_dropout": 0.0, "loss": "contrastive_similarity", "loss.margin": 0.5,
+    "memory": "xbm", "memory.size": 32000, "memory.weight": 1.0, "memory.momentum": None,
+}  # fmt: skip
+#: And what sets them apart: image_size, batch_size, accumulate, lr, warm-up, epochs; Amazon's set.
+PHASE_VALUES = {
+    "arcface_1st": (ARCFACE, 224, 48, 1, 3e-4, 4500, 3, ""),
+    "arcface_2nd": (ARCFACE, 256, 32, 1, 3e-4, 4500, 5, ""),
+    "xbm_1st": (XBM, 256, 32, 1, 1e-4, 1000, 3, "mean_06"),
+    "xbm_2nd": (XBM, 256, 32, 4, 1e-5, 1500, 3, "mean_05"),
+    "xbm_3rd": (XBM, 256, 32, 4, 6e-6, 1500, 3, "mean_05"),
+}
+
+
 def full_name(folder: str, name: str) -> str:
     return f"mildnet_{folder}/mildnet_{name}" if folder else name
 
@@ -215,6 +255,30 @@ def test_the_ranker_has_the_published_values(data):
     assert {key: values[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize("name", PHASE_VALUES)
+def test_the_phases_have_the_published_values(name):
+    values = load(f"product_recognition/{name}").to_dict()
+    loss, size, batch, accumulate, lr, warmup, epochs, amazon = PHASE_VALUES[name]
+    wanted = PHASES | loss | {
+        "image_size": size, "batch_size": batch, "train.accumulate": accumulate, "lr": lr,
+        "schedule.warmup_steps": warmup, "train_epochs": epochs,
+    }  # fmt: skip
+    assert {key: values[key] for key in wanted} == wanted
+    parts = {part.component.name: part.parameters for part in parse_parts(values["dataset.parts"])}
+    assert parts["product10k"]["test"] == "train"
+    assert "product_challenge" in parts
+    assert amazon in parts.get("amazon_reviews", {"file": ""})["file"]
+
+
+@pytest.mark.parametrize("file", ["phases", "phases_icons"])
+def test_the_phases_follow_one_another(file):
+    folder = Path(CONFIGS["product_recognition/xbm_1st"]).parent
+    phases = Phases.load(str(folder / f"{file}.yaml")).phases
+    assert [phase.name for phase in phases] == list(PHASE_VALUES)
+    runs = [phase.folder.path for phase in phases]
+    assert [phase.config.init_from for phase in phases] == ["", *runs[:-1]]
+
+
 def test_the_other_configs_of_swin_v2_are_what_was_wished_for():
     names = sorted(name for name in CONFIGS if name.startswith("image_retrieval/swinv2_"))
     wished = [load(name) for name in names if not name.endswith(("_sop", "_fashion_mnist"))]
@@ -260,6 +324,8 @@ def small(name: str) -> list[str]:
     if trunk.name == "resnet50v2":
         # It comes in one size; tests/models/trunks has it.
         model["trunk"] = "convnet_small(widths=(8, 16))"
+    if trunk.name == "convnext":
+        model["trunk"] = "convnext(depths=(1,), widths=(8,), head='linear', projection=8)"
     sizes = [32, int(trunk.tags["minimum"])]
     if model["shallow"] != "none":
         sizes.append(SHALLOW[model["shallow"]].minimum)

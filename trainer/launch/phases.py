@@ -99,7 +99,10 @@ class Phases:
                 raise UserError(f"{path}: phase {entry['name']}: {config}: no such file")
             pairs = {**given["set"], **entry["set"]}.items()
             own = [f"{key}={plain_text(value)}" for key, value in pairs]
-            configs.append(JobConfig.load(config, [*own, *overrides]))
+            try:
+                configs.append(JobConfig.load(config, [*own, *overrides]))
+            except UserError as error:
+                raise UserError(f"{path}: phase {entry['name']}: {error}") from None
         names = [entry["name"] for entry in entries]
         for name in names:
             if names.count(name) > 1:
