@@ -179,6 +179,7 @@ def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTab
 
 def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     """Build everything cheap, so that what can't work ends the job before anything slow starts."""
+    from trainer.training.rows import check_sample
     from trainer.training.strategy import replica_slices
 
     with strategy.scope():
@@ -186,6 +187,8 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
     sampler = config.build("sampler", splits.train, config.batch_size, config.seed)
     example_rows = config.example_rows()
     accumulate = config.training.accumulate
+    if 0 < getattr(loss, "sampled_classes", 0) < len(splits.train.classes):
+        check_sample(loss.sampled_classes, sampler.rows_per_batch * accumulate)
     steps_per_epoch = math.ceil(sampler.steps_per_epoch / accumulate)
     total_steps = config.steps or math.ceil((config.train_epochs or 0) * steps_per_epoch)
     val_sampler, note = _val_sampler(config, splits, loss)

@@ -22,6 +22,15 @@ class Sample(NamedTuple):
     values: Any  # (R, D): what is in these rows
 
 
+def check_sample(sampled: int, images: int) -> None:
+    """Raise a UserError if `sampled` classes may be too few for those of a step's `images`."""
+    if sampled < images:
+        raise UserError(
+            f"loss.sampled_classes={sampled} is below the {images} images of a step, whose classes "
+            f"are all kept; set it to {images} or more, or to 0 for all classes"
+        )
+
+
 class RowTable:
     """The table of a loss over sampled classes, and the optimizer that moves rows of it.
 
@@ -45,11 +54,7 @@ class RowTable:
     """
 
     def __init__(self, loss: Any, optimizer: keras.optimizers.Optimizer, images: int) -> None:
-        if loss.sampled_classes < images:
-            raise UserError(
-                f"loss.sampled_classes={loss.sampled_classes} is below the {images} images of a "
-                f"step, whose classes are all kept; set it to {images} or more, or to 0 for all"
-            )
+        check_sample(loss.sampled_classes, images)
         self._loss, self.optimizer, self._table = loss, optimizer, loss.sampled_table
         dim = self._table.shape[1]
         shape = (loss.sampled_classes * loss.per_class, dim)
