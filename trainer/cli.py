@@ -107,6 +107,10 @@ PostOptions = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Of post-processing: expand=10, k1=30, ..."),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Export of the run's model to embed with; default: its own."),
+]
 NewRun = Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")]
 IntoRun = Annotated[
     list[str] | None,
@@ -444,6 +448,7 @@ def index_build(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="index=hnsw, index.m=32, ..."),
     ] = None,
+    model: Model = None,
     debug: Debug = False,
 ) -> None:
     """Embed a catalogue with a run's model and build an index over it.
@@ -456,7 +461,9 @@ def index_build(
     from trainer.launch.searching import index_catalogue
 
     tell = plain().print
-    count = index_catalogue(RunFolder.open(run), items, to, overrides or [], tell=tell)
+    count = index_catalogue(
+        RunFolder.open(run), items, to, overrides or [], model_folder=model, tell=tell
+    )
     tell(f"{count} items in {to}")
 
 
@@ -468,6 +475,7 @@ def index_add(
     ],
     items: Items,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the index.")],
+    model: Model = None,
     debug: Debug = False,
 ) -> None:
     """Add the items of a catalogue to an index, without building it anew.
@@ -480,7 +488,7 @@ def index_add(
     from trainer.launch.updating import add_to_index
 
     tell = plain().print
-    change = add_to_index(RunFolder.open(run), items, to, tell=tell)
+    change = add_to_index(RunFolder.open(run), items, to, model_folder=model, tell=tell)
     tell(f"{change}; {change.items} items in {to}")
 
 
@@ -518,6 +526,7 @@ def search(
     index: Annotated[
         str | None, typer.Option(metavar="DIR", help="Index to search; default: the run's.")
     ] = None,
+    model: Model = None,
     picture: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Draw queries and neighbours.")
     ] = None,
@@ -529,7 +538,9 @@ def search(
     from trainer.launch.run_folder import RunFolder
     from trainer.launch.searching import search_images
 
-    rows = search_images(RunFolder.open(run), images, k, index_folder=index, picture=picture)
+    rows = search_images(
+        RunFolder.open(run), images, k, index_folder=index, model_folder=model, picture=picture
+    )
     summary.show_neighbours(rows, plain())
     _write_json(json_file, rows)
 

@@ -177,6 +177,7 @@ def index_catalogue(
     folder: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
+    model_folder: str | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> int:
     """Embed a catalogue with a run's model, index it, and return how many items it has.
@@ -191,6 +192,7 @@ def index_catalogue(
         source: an `items.csv`, a folder with one, or a folder of pictures.
         folder: where the index goes.
         overrides: `key=value` texts for the index, such as `index=hnsw`.
+        model_folder: an export of the run's model to embed with; default: the run's own.
         tell: takes a line on what was embedded.
 
     Raises:
@@ -199,7 +201,7 @@ def index_catalogue(
     from trainer.serving.embedder import Embedder
 
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
-    embedder = Embedder(run.file("model"))
+    embedder = Embedder(model_folder or run.file("model"))
     model = embedder.fingerprint()
     items = offered(config, source)
     with changing(folder):
@@ -341,6 +343,7 @@ def search_images(
     k: int,
     *,
     index_folder: str | None = None,
+    model_folder: str | None = None,
     picture: str | None = None,
 ) -> list[dict[str, Any]]:
     """Find the nearest catalogue items of picture files with a run's model and index.
@@ -350,27 +353,43 @@ def search_images(
         images: picture files.
         k: neighbours for each.
         index_folder: index to search; default: the run's own.
+        model_folder: export of the run's model that the index was built with; default: the run's
+            own.
         picture: PNG file to draw queries and neighbours to.
 
     Returns:
         One row per neighbour: query, rank (from 1), score, id, label, category, domain.
 
     Raises:
-        UserError: no model or index, or a file that is missing or no picture.
+        UserError: no model or index, an index of another model or another export of it, or a file
+            that is missing or no picture.
     """
     from trainer.serving.embedder import Embedder
 
-    embedder = Embedder(run.file("model"))
+    embedder = Embedder(model_folder or run.file("model"))
     catalogue = load_catalogue(index_folder or run.file("index"))
-    if embedder.dim != catalogue.index.dim:
-        raise UserError(
-            f"the index has {catalogue.index.dim} dimensions, the model of {run.path} gives "
-            f"{embedder.dim}: build the index with this run"
-        )
+    check_model(catalogue, embedder, index_folder or run.file("index"))
     found = catalogue.index.search(embedder.embed_files(images), k, list(images))
     if picture is not None:
         _draw(found, [Picture(path) for path in images], catalogue, picture, "search")
     return _named(found, catalogue)
+
+
+def check_model(
+    catalogue: CatalogueIndex, embedder: Embedder, folder: str | os.PathLike[str]
+) -> None:
+    """Check that an index is of embeddings by this very export of a model.
+
+    Raises:
+        UserError: another model made them, or another export of it (type, size, views).
+    """
+    index = catalogue.index
+    same = index.dim == embedder.dim
+    if not same or index.notes.get(MODEL, "") not in ("", embedder.fingerprint()):
+        raise UserError(
+            f"{folder} was built with another model than {embedder.folder}: give the run that it "
+            "was built with, or the export (--model), or build it again (mildnet index)"
+        )
 
 
 def _indexed(

@@ -290,13 +290,14 @@ def show_ranks(found: Ranked, k: int, console: Console) -> None:
 def show_reranking(found: RerankComparison, console: Console) -> None:
     """Print how well each post-processing ranks, and what it costs."""
     table = Table(title="Post-processing, percent", title_justify="left")
-    for name in ("method", "Recall@1", "Recall@10", f"mAP@{found.k}", "seconds", "peak MB"):
+    measures = ("Recall@1", "Recall@10", f"mAP@{found.k}")
+    for name in ("method", *measures, "seconds", "CPU s", "peak MB"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in found.rows:
         shares = (row.quality.recall_at_1, row.quality.recall_at_10, row.quality.truncated_map)
         memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"
         cells = [f"{100 * share:.2f}" for share in shares]
-        table.add_row(row.method, *cells, f"{row.seconds:,.2f}", memory)
+        table.add_row(row.method, *cells, f"{row.seconds:,.2f}", f"{row.cpu_seconds:,.2f}", memory)
     console.print(table)
     inside = "; each leaves itself out" if found.inside else ""
     for line in (

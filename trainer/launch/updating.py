@@ -17,6 +17,7 @@ from trainer.launch.searching import (
     MODEL,
     CatalogueIndex,
     changing,
+    check_model,
     embed_catalogue,
     item_ids,
     load_catalogue,
@@ -48,6 +49,7 @@ def add_to_index(
     source: str,
     folder: str | os.PathLike[str],
     *,
+    model_folder: str | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> IndexChange:
     """Add the items of a catalogue to an index; nothing is trained or built anew.
@@ -62,6 +64,7 @@ def add_to_index(
         run: the run that the index was built with.
         source: an `items.csv`, a folder with one, or a folder of pictures.
         folder: an index that :func:`trainer.launch.searching.build_index` wrote.
+        model_folder: export of the run's model that it was built with; default: the run's own.
         tell: takes a line on what was embedded.
 
     Raises:
@@ -70,16 +73,12 @@ def add_to_index(
     from trainer.serving.embedder import Embedder
 
     config = run.config()
-    embedder = Embedder(run.file("model"))
+    embedder = Embedder(model_folder or run.file("model"))
     model = embedder.fingerprint()
     items = offered(config, source)
     with changing(folder):
         old = load_catalogue(folder)
-        if old.index.dim != embedder.dim or old.index.notes.get(MODEL, model) != model:
-            raise UserError(
-                f"{folder} was built with another model than that of {run.path}: give the run that "
-                "it was built with, or build it again (mildnet index)"
-            )
+        check_model(old, embedder, folder)
         known = EmbeddingCache.load(folder, embedder.dim)
         items, new = embed_catalogue(config, embedder, model, items, known, folder, tell)
         known = known.of(old.ids)
