@@ -26,6 +26,7 @@ class MethodResult:
         options: what it does.
         quality: of the ranking.
         seconds: for all queries, once.
+        cpu_seconds: of all threads together.
         peak_bytes: by how much a process of its own grew at the most; None where the system does
             not tell.
     """
@@ -34,6 +35,7 @@ class MethodResult:
     options: PostProcessing
     quality: Quality
     seconds: float
+    cpu_seconds: float
     peak_bytes: int | None
 
 
@@ -99,7 +101,9 @@ def compare_methods(
             notes.append(f"{name} left out: {error}")
             continue
         found = quality(cost.rows, searched.labels[queries], searched.labels[gallery], own=own)
-        rows.append(MethodResult(name, post, found, cost.seconds, cost.peak_bytes))
+        rows.append(
+            MethodResult(name, post, found, cost.seconds, cost.cpu_seconds, cost.peak_bytes)
+        )
     if not rows:
         raise UserError(f"nothing could be measured; {'; '.join(notes)}")
     return RerankComparison(

@@ -51,6 +51,7 @@ def test_cost_of_a_ranking_in_a_process_of_its_own():
     expected = rank(queries, gallery, 50)
     np.testing.assert_array_equal(cost.rows, expected.rows)
     assert 0 < cost.seconds < 60
+    assert 0 < cost.cpu_seconds < 60
     # 1.6 MB of similarities, and 0.6 MB of copies that are scaled.
     assert cost.peak_bytes is None or 1e6 < cost.peak_bytes < 50e6
 

@@ -23,11 +23,13 @@ class Cost:
     Attributes:
         rows: (Q, K) rows of the gallery, best first.
         seconds: for all queries.
+        cpu_seconds: of all threads together: what others on the machine hardly change.
         peak_bytes: by how much the process grew at the most; None where the system does not tell.
     """
 
     rows: np.ndarray
     seconds: float
+    cpu_seconds: float
     peak_bytes: int | None
 
 
@@ -69,12 +71,12 @@ def measure_here(
         # The peak starts again from what is held now (Linux).
         Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     found = rank(queries, gallery, k, post, own=own)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = _status("VmHWM")
     grown = None if before is None or peak is None else max(0, peak - before)
-    return Cost(found.rows, seconds, grown)
+    return Cost(found.rows, seconds, cpu_seconds, grown)
 
 
 def _status(name: str) -> int | None:
