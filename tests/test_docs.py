@@ -131,6 +131,49 @@ BY_HAND = {
         ),
         "needs downloads and a GPU; tests/launch/test_gallery.py runs every config",
     ),
+    '.venv/bin/pip install -c constraints.txt -e ".[beam]"': "changes the environment",
+    **dict.fromkeys(
+        (
+            f"mildnet amazon-reviews --reviews {reviews} --metadata {metadata}"
+            f"    --model {place}runs/phase-2 --to {to}Amazon-review{options}"
+            for reviews, metadata, place, to, options in (
+                (
+                    *("dump/Appliances.json.gz", "dump/meta_Appliances.json.gz", "", "data/"),
+                    " --threshold 0.5 --threshold 0.6",
+                ),
+                (
+                    *("'dump/[A-Z]*.json.gz'", "'dump/meta_*.json.gz'", "", "data/"),
+                    " --threshold 0.5 --threshold 0.6",
+                ),
+                (
+                    *("dump/Appliances.json.gz", "dump/meta_Appliances.json.gz", "", "data/"),
+                    "    -- --direct_running_mode multi_processing --direct_num_workers 2",
+                ),
+                (
+                    *("'gs://shop/dump/[A-Z]*.json.gz'", "'gs://shop/dump/meta_*.json.gz'"),
+                    *("gs://shop/", "gs://shop/"),
+                    "    -- --runner DataflowRunner --project shop --region europe-west4"
+                    " --temp_location gs://shop/tmp    --sdk_container_image"
+                    " europe-docker.pkg.dev/shop/images/mildnet --max_num_workers 20",
+                ),
+                *(
+                    (
+                        *("'/shared/dump/[A-Z]*.json.gz'", "'/shared/dump/meta_*.json.gz'"),
+                        *("/shared/", "/shared/"),
+                        f"    -- --runner {runner} --environment_type DOCKER"
+                        f"    --environment_config registry.example/mildnet{more}",
+                    )
+                    for runner, more in (
+                        ("FlinkRunner --flink_master flink:8081", " --parallelism 16"),
+                        ("SparkRunner --spark_master_url spark://spark:7077", ""),
+                    )
+                ),
+            )
+        ),
+        "needs the dump: tests/launch/amazon_reviews makes a small one, and a server for it",
+    ),
+    "mildnet train job_configs/demo/synthetic.cnf --set dataset=amazon_reviews "
+    "--set data_path=data/Amazon-review": "needs what the dump becomes",
 }
 
 #: Files whose commands reproduce long runs: options and configs are checked, nothing is run.

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,12 @@ def encoded(picture: Image.Image) -> bytes:
 class PhotoHandler(_Handler):
     """Serves `/photo/PRODUCT-VIEW.jpg`, reduced if its name has a size tag."""
 
+    owner: PhotoServer
+
     def on_photo(self, name: str) -> None:
         match = re.fullmatch(r"(\d+)-(\d+)(?:\._SL(\d+)_)?\.jpg", name)
         assert match is not None, name
+        time.sleep(self.owner.delay)
         picture = photo(int(match[1]), int(match[2]))
         if match[3]:
             picture.thumbnail((int(match[3]), int(match[3])))
@@ -48,16 +52,16 @@ class PhotoHandler(_Handler):
 
 
 class PhotoServer(MisbehavingServer):
-    """A misbehaving server that has the shop's photographs as well."""
+    """A misbehaving server that has the shop's photographs as well.
+
+    Attributes:
+        delay: seconds until it sends a photograph.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.delay = 0.0
         self._server.RequestHandlerClass = type("Bound", (PhotoHandler,), {"owner": self})
-
-    def asked(self, part: str) -> dict[str, int]:
-        """Return how often each path with `part` in it was asked for."""
-        with self.lock:
-            return {path: count for path, count in self.requests.items() if part in path}
 
 
 def asin(product: int) -> str:
@@ -69,7 +73,11 @@ def shop_photos(server: MisbehavingServer, product: int) -> list[str]:
 
 
 def write_dump(
-    folder: Path, server: MisbehavingServer, bad: dict[int, list[str]], name: str = "Toys"
+    folder: Path,
+    server: MisbehavingServer,
+    bad: dict[int, list[str]] | None = None,
+    name: str = "Toys",
+    products: int = PRODUCTS,
 ) -> tuple[Path, Path]:
     """Write reviews and metadata of the products, in gzip, and return their paths.
 
@@ -78,19 +86,19 @@ def write_dump(
     """
 
     def reviews() -> Iterator[dict[str, Any]]:
-        for product in range(PRODUCTS):
+        for product in range(products):
             for view in range(USER):
                 path = f"/photo/{product}-{10 + view}._SY88.jpg"
                 yield {"asin": asin(product), "overall": 5.0, "image": [server.url(path)]}
-            other = server.url(f"/photo/{(product + 1) % PRODUCTS}-20._SY88.jpg")
+            other = server.url(f"/photo/{(product + 1) % products}-20._SY88.jpg")
             yield {"asin": asin(product), "image": [other, other]}
             yield {"asin": asin(product), "reviewText": "no picture"}
-            for path in bad.get(product, []):
+            for path in (bad or {}).get(product, []):
                 yield {"asin": asin(product), "image": [server.url(path)]}
         yield {"asin": "NOT-IN-METADATA", "image": [server.url("/photo/0-30._SY88.jpg")]}
 
     def metadata() -> Iterator[dict[str, Any]]:
-        for product in range(PRODUCTS):
+        for product in range(products):
             urls = shop_photos(server, product)
             yield {
                 "asin": asin(product),

@@ -25,7 +25,6 @@ from trainer.launch.amazon_reviews.merging import (
 from trainer.launch.amazon_reviews.options import ReviewOptions
 from trainer.launch.amazon_reviews.outcomes import Snapshots, read_rows
 from trainer.launch.amazon_reviews.stages import Counts, Stage, run
-from trainer.launch.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
         for category in parts:
             category.check()
         counts = {category.name: category.create() for category in parts}
-        tables = {t: _table(folder, t) for t in sorted(set(options.thresholds))}
+        thresholds = sorted(set(options.thresholds))
+        tables = {t: FileSystems.join(folder, table_name(t)) for t in thresholds}
         counts["merged"] = _merge(parts, tables, folder, options, tell)
         failures = FileSystems.join(folder, "failures.csv")
         put_together([part for c in parts for part in c.unresolved], FAILURES, failures)
@@ -78,8 +78,14 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
     return Created(tables, failures, counters, counts, due)
 
 
-def _table(folder: str, threshold: float) -> str:
-    return FileSystems.join(folder, f"amazon_reviews_{threshold:g}.csv")
+def table_name(threshold: float) -> str:
+    """Return the name of a threshold's table, as the published ones are called.
+
+    >>> table_name(0.6)
+    'amazon_review_mean_06_full_images.csv'
+    """
+    digits = f"{threshold:g}".replace(".", "")
+    return f"amazon_review_mean_{digits}_full_images.csv"
 
 
 def _merge(
@@ -127,7 +133,11 @@ def _exported(run_path: str) -> Model:
     """Return the exported model of a run, after it was loaded once: better fail now than later."""
     from trainer.serving.embedder import Embedder
 
-    path = RunFolder.open(absolute(run_path)).file("model")
+    # By Beam's file systems: TensorFlow's know fewer of those that workers read.
+    path = absolute(run_path)
+    if not FileSystems.exists(FileSystems.join(path, "config.json")):
+        raise UserError(f"{run_path}: not a run folder (no config.json); train one first")
+    path = FileSystems.join(path, "model")
     with places.local_folder(path) as folder:
         return Model(path, Embedder(folder).fingerprint())
 
