@@ -88,7 +88,8 @@ def convert_swinv2(
     """
     _refuse_to_overwrite(to)
     from trainer.models import TRUNK
-    from trainer.models.weights.swinv2 import hugging_face, load_swinv2, read_arrays
+    from trainer.models.weights.files import read_arrays
+    from trainer.models.weights.swinv2 import hugging_face, load_swinv2
     from trainer.models.weights.swinv2_sizes import read_sizes
 
     arrays = hugging_face(read_arrays(path), path)
@@ -109,6 +110,58 @@ def convert_swinv2(
         raise UserError(f"--set: image_size={config.image_size}; use --image-size for that")
     model = config.build("model", config.image_size)
     load_swinv2(model.get_layer(TRUNK), arrays, path)
+    return _write_run(model, config, path, to)
+
+
+def convert_open_clip(
+    path: str,
+    to: Path,
+    *,
+    image_size: int | None = None,
+    epsilon: float | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Make a run of published weights of a ConvNeXt, as if a job had finished with them.
+
+    The embedding is CLIP's own, projection included, at unit length; of a file without projection
+    it is the pooled and normalised output. What the file is of is found out from it (see
+    :func:`trainer.models.weights.open_clip_sizes.read_sizes`).
+
+    Args:
+        path: a `.safetensors` file or PyTorch checkpoint (`.bin`, `.pt`, `.pth`) of OpenCLIP, whose
+            text tower is left out, or of timm.
+        to: folder to make.
+        image_size: side of the pictures, in pixels; default: what the net was trained on.
+        epsilon: added to variances in the net; default: as published for nets of its size.
+        overrides: `key=value` texts, such as `data_path=...` for evaluation.
+
+    Returns:
+        `to`.
+
+    Raises:
+        UserError: no such file, damaged, or of another model; or `to` holds something.
+    """
+    _refuse_to_overwrite(to)
+    from trainer.models import TRUNK
+    from trainer.models.weights.files import read_arrays
+    from trainer.models.weights.open_clip import load_open_clip, timm_names
+    from trainer.models.weights.open_clip_sizes import read_sizes
+
+    arrays = timm_names(read_arrays(path), path)
+    sizes = read_sizes(arrays, path)
+    values = {
+        "model_id": "mildnet",
+        "model.trunk": sizes.trunk(epsilon),
+        "model.weights": "none",
+        "model.preprocessing": sizes.preprocessing,
+        "model.skips": "none",
+        "model.embedding_dim": "none",
+        "image_size": image_size or sizes.image_size,
+        "loss": "triplet_margin",
+    }
+    config = JobConfig.from_mapping(values, overrides, source="open-clip", name=to.name)
+    model = config.build("model", config.image_size)
+    load_open_clip(model.get_layer(TRUNK), arrays, path)
     return _write_run(model, config, path, to)
 
 

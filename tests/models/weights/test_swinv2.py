@@ -14,7 +14,8 @@ from trainer.config import UserError
 from trainer.models.swinv2 import build_swinv2, relative_positions
 from trainer.models.swinv2_backbone import SwinV2Backbone
 from trainer.models.weights import load_swinv2
-from trainer.models.weights.swinv2 import hugging_face, load, read_arrays
+from trainer.models.weights.files import read_arrays
+from trainer.models.weights.swinv2 import hugging_face, load
 from trainer.models.weights.swinv2_sizes import Sizes, read_sizes
 
 REFERENCE = Path(__file__).parents[2] / "reference"

@@ -38,6 +38,7 @@ APPLICATIONS = {
     skips="stage[1-3]_out",
     preprocessing="torch",
     minimum="32",
+    torch="trainer.models.weights.open_clip",
 )
 def convnext(
     images: Any,

@@ -13,8 +13,8 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.models.weights.assign import assign
+from trainer.models.weights.files import read_arrays
 from trainer.models.weights.swinv2_sizes import read_sizes
-from trainer.models.weights.torch_checkpoint import read_torch_checkpoint
 
 LOG = logging.getLogger(__name__)
 
@@ -90,32 +90,6 @@ def load(trunk: keras.Model, path: str | Path) -> None:
             trained,
             tuple(ours),
         )
-
-
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a `.safetensors` file, or a PyTorch checkpoint under any other ending.
-
-    Returns:
-        Name -> array, as in the file. Nothing in the file is executed.
-
-    Raises:
-        UserError: no such file, the file is damaged, or the package that reads it is not installed.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    if Path(path).suffix != ".safetensors":
-        return read_torch_checkpoint(path)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise UserError(
-            f'{path} needs the package safetensors: pip install "mildnet[pretrained]"'
-        ) from None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as a safetensors file: {error}") from None
 
 
 def load_swinv2(
