@@ -248,12 +248,13 @@ def test_half_precision_is_kept_and_computed_with_in_float32():
     np.testing.assert_array_equal(ours.embeddings.numpy()[-len(x) :], tf.cast(half, tf.float32))
 
 
-def test_what_is_not_finite_shows_while_it_is_remembered():
-    ours = memory(size=18)
-    for number, (labels, x) in enumerate(batches(4)):
-        if number == 1:
-            x[0, 0] = np.nan
-        assert np.isfinite(float(ours(labels, x))) == (number in (0, 3))
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_not_finite_shows_in_the_batch_and_in_what_is_stored(name):
+    (labels, x), (_, bad) = list(batches(2))
+    bad[-1, 0] = np.inf
+    assert np.isfinite(float(memory(name)(labels, x)))
+    assert not np.isfinite(float(memory(name)(labels, bad)))
+    assert not np.isfinite(float(memory(name)(labels, x, stored=bad)))
 
 
 def test_the_config_makes_an_equal_memory():

@@ -51,11 +51,14 @@ class Distance:
 
         Euclidean distances are formed from inner products, as those of all pairs are.
         """
+        beyond = ops.sum(ops.square(right), axis=1)[None, :]
         if self.unit:
-            return self._from_cosine(ops.matmul(unit(left), ops.transpose(unit(right))))
-        lengths = [ops.sum(ops.square(side), axis=1) for side in (left, right)]
+            # Of many references, less work than dividing each by its length first.
+            products = ops.matmul(unit(left), ops.transpose(right))
+            return self._from_cosine(products * _inverse_root(beyond))
+        lengths = ops.sum(ops.square(left), axis=1)[:, None]
         products = ops.matmul(left, ops.transpose(right))
-        squared = ops.maximum((lengths[0][:, None] + lengths[1][None, :]) - 2.0 * products, 0.0)
+        squared = ops.maximum((lengths + beyond) - 2.0 * products, 0.0)
         return squared if self.name == "squared_euclidean" else safe_sqrt(squared)
 
     def _from_cosine(self, cosine: Any) -> Any:
@@ -89,8 +92,13 @@ def get(name: str) -> Distance:
 def unit(embeddings: Any) -> Any:
     """Scale each row to length 1; a row of zeros stays zero, with a zero gradient."""
     squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)
+    return embeddings * _inverse_root(squared)
+
+
+def _inverse_root(squared: Any) -> Any:
+    """Return 1 / sqrt(squared); of 0, 0 with a zero gradient."""
     zero = squared <= 0.0
-    return ops.where(zero, 0.0, embeddings * ops.rsqrt(ops.where(zero, 1.0, squared)))
+    return ops.where(zero, 0.0, ops.rsqrt(ops.where(zero, 1.0, squared)))
 
 
 def safe_sqrt(squared: Any) -> Any:

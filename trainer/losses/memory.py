@@ -158,11 +158,12 @@ class CrossBatchMemory(keras.layers.Layer):
 
     def call(self, labels: Any, embeddings: Any, stored: Any) -> Any:
         """Return the loss of a batch."""
-        references, pairs = self._remember(labels, ops.stop_gradient(stored))
+        stored = ops.stop_gradient(stored)
+        references, pairs = self._remember(labels, stored)
         references = ops.cast(references, embeddings.dtype)
         beyond = self.loss.against(embeddings, references, pairs)
         value = self.loss(labels, embeddings) + self.weight * beyond
-        return nan_unless_finite(value, references)
+        return nan_unless_finite(value, stored)
 
     def _remember(self, labels: Any, stored: Any) -> tuple[Any, Pairs]:
         """Put a batch at the end of the memory, whose oldest fall out; return what it then holds,
