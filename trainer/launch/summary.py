@@ -290,8 +290,8 @@ def show_ranks(found: Ranked, k: int, console: Console) -> None:
 def show_reranking(found: RerankComparison, console: Console) -> None:
     """Print how well each post-processing ranks, and what it costs."""
     table = Table(title="Post-processing, percent", title_justify="left")
-    measures = ("Recall@1", "Recall@10", f"mAP@{found.k}")
-    for name in ("method", *measures, "seconds", "CPU s", "peak MB"):
+    measures = ("Recall\n@1", "Recall\n@10", f"mAP\n@{found.k}")
+    for name in ("method", *measures, "seconds", "CPU\ns", "peak\nMB"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in found.rows:
         shares = (row.quality.recall_at_1, row.quality.recall_at_10, row.quality.truncated_map)
