@@ -9,13 +9,15 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from tests.models import convnext_nets
 from tests.models.weights.released_files import FILES, write
 from tests.models.weights.torch_files import write_zip
+from tests.reference import convnext_cases
 from tests.reference.swinv2_cases import CASES, TIMM_CASES, weight
 from tests.reference.swinv2_cases import pictures as inputs
 from trainer import cli, models
 from trainer.config.job import JobConfig
-from trainer.models.layers import IMAGENET_MEAN, IMAGENET_STD
+from trainer.models.layers import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.serving.embedder import Embedder
 
 ID = "mildnet_mobilenet"
@@ -231,3 +233,79 @@ def test_swin_v2_does_not_replace_what_is_there(published, tmp_path):
     code, output = convert(published / "model.safetensors", "--to", tmp_path / "run", kind="swinv2")
     assert (code, "choose a new folder" in output) == (2, True)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A small OpenCLIP model, as Hugging Face's hub has them."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    save_file(convnext_nets.checkpoint("linear"), folder / "open_clip_model.safetensors")
+    config = {"model_cfg": {"vision_cfg": {"image_size": 64}}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder / "open_clip_model.safetensors"
+
+
+def test_a_run_of_open_clip_embeds_as_its_visual_tower_does(clip, tmp_path, pictures):
+    run = tmp_path / "run"
+    code, output = convert(
+        clip, "--to", run, "--epsilon", "1e-5", "--set", "dataset=synthetic",
+        "--set", "dataset.classes=12", "--set", "dataset.views=4", "--set", "dataset.size=32",
+        "--set", f"data_path={pictures}", kind="open-clip",
+    )  # fmt: skip
+    assert (code, output.strip()) == (0, f"run in {run}")
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["converted_from"]["file"] == clip.name
+    config = JobConfig.load(run / "config.cnf")
+    assert config.image_size == 64
+    assert config.parameters["model"]["preprocessing"] == "clip"
+
+    # Pixels that the model scales to the golden's pictures.
+    images = (convnext_cases.pictures("linear") * CLIP_STD + CLIP_MEAN) * 255
+    expected = convnext_nets.GOLDENS["linear|output"]
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    model = keras.saving.load_model(run / "model.keras")
+    np.testing.assert_allclose(model(images.astype("float32")), expected, atol=1e-4)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("uint8")
+    found = Embedder(run / "model").embed_images(images)
+    np.testing.assert_allclose(found, model(images), atol=1e-4)
+
+    # The same file by a job's config.
+    values = {**config.parameters["model"], "weights": str(clip)}
+    direct = models.build("mildnet", image_size=config.image_size, **values)
+    np.testing.assert_array_equal(direct(images), model(images))
+    evaluates_indexes_and_searches(run, pictures, tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ("gone", [], "no such file"),
+        ("cut", [], "cannot be read as a safetensors file"),
+        ("less", [], "has no weights for stage1_block1_norm/beta"),
+        ("more", [], "does not: odd"),
+        ("other", [], "holds no ConvNeXt by the names of OpenCLIP or timm"),
+        ("", ["--image-size", "16"], "needs an image size of 32 or more"),
+        ("", ["--epsilon", "0"], "epsilon above 0"),
+    ],
+)
+def test_open_clip_that_cannot_be_converted_is_one_line_and_leaves_nothing(
+    clip, tmp_path, change, options, message
+):
+    arrays = convnext_nets.checkpoint("linear")
+    if change == "gone":
+        clip.unlink()
+    elif change == "cut":
+        clip.write_bytes(clip.read_bytes()[:5000])
+    elif change == "less":
+        del arrays["visual.trunk.stages.0.blocks.0.norm.bias"]
+        save_file(arrays, clip)
+    elif change == "more":
+        save_file({**arrays, "visual.odd": np.ones(3, np.float32)}, clip)
+    elif change == "other":
+        save_file({"visual.conv1.weight": np.zeros((8, 3, 7, 7), np.float32)}, clip)
+    code, output = convert(clip, *options, "--to", tmp_path / "run", kind="open-clip")
+    assert code == 2
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
