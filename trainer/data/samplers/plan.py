@@ -71,25 +71,26 @@ class EpochBatches:
         return self._epochs[epoch][position]
 
 
-class TripletStream:
-    """Triplets of one epoch after another without a gap, cut into batches.
+class ExampleStream:
+    """Examples of one epoch after another without a gap, cut into batches.
 
-    A batch at the end of an epoch goes on with the first triplets of the next, so that none is
+    A batch at the end of an epoch goes on with the first examples of the next, so that none is
     left out however the batch size divides their number.
 
     Args:
-        epochs: plans of equal length, int64 (length, 3).
-        length: triplets in an epoch.
-        batch_size: triplets in a batch.
+        epochs: plans of equal length, int64 (length, rows): rows of the table, by example.
+        length: examples in an epoch.
+        batch_size: examples in a batch, 1 to `length`.
+        rows: of the table in an example, such as 3 for triplets.
     """
 
-    def __init__(self, epochs: Epochs, length: int, batch_size: int) -> None:
+    def __init__(self, epochs: Epochs, length: int, batch_size: int, rows: int) -> None:
         self._epochs, self._length, self._batch_size = epochs, length, batch_size
-        self.rows_per_batch = 3 * batch_size
+        self.rows_per_batch = rows * batch_size
         self.steps_per_epoch = length // batch_size
 
     def batch(self, step: int) -> np.ndarray:
-        """Return int64 rows (3 * batch_size,): anchor, positive, negative, anchor, ..."""
+        """Return int64 rows (rows_per_batch,), those of an example next to each other."""
         epoch, begin = divmod(step * self._batch_size, self._length)
         rows = self._epochs[epoch][begin : begin + self._batch_size]
         missing = self._batch_size - len(rows)

@@ -7,14 +7,14 @@ import logging
 import numpy as np
 
 from trainer.config import UserError, register
-from trainer.data.samplers.plan import ClassRows, Epochs, TripletStream, check_batch_size
+from trainer.data.samplers.plan import ClassRows, Epochs, ExampleStream, check_batch_size
 from trainer.data.table import ItemTable
 
 logger = logging.getLogger(__name__)
 
 
 @register("sampler", "random_triplets", gives="triplets")
-class RandomTriplets(TripletStream):
+class RandomTriplets(ExampleStream):
     """Random triplets, the same number for every class, drawn anew every epoch.
 
     The anchors of a class differ from each other as long as it has enough images; the positive is
@@ -72,4 +72,4 @@ class RandomTriplets(TripletStream):
             places = np.stack([first + turn, first + positive, negative], axis=1)
             return rows[random.permutation(places)]
 
-        super().__init__(Epochs(draw, seed), count, batch_size)
+        super().__init__(Epochs(draw, seed), count, batch_size, rows=3)

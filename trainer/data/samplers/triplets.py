@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from trainer.config import UserError, register
-from trainer.data.samplers.plan import Epochs, TripletStream, check_batch_size
+from trainer.data.samplers.plan import Epochs, ExampleStream, check_batch_size
 from trainer.data.table import ItemTable
 
 
 @register("sampler", "triplets", gives="triplets")
-class Triplets(TripletStream):
+class Triplets(ExampleStream):
     """The triplets that the data set lists, in file order or shuffled every epoch.
 
     Args:
@@ -37,4 +37,4 @@ class Triplets(TripletStream):
         def draw(random: np.random.Generator) -> np.ndarray:
             return random.permutation(triplets) if shuffle else triplets
 
-        super().__init__(Epochs(draw, seed), len(triplets), batch_size)
+        super().__init__(Epochs(draw, seed), len(triplets), batch_size, rows=3)
