@@ -33,9 +33,11 @@ from typer.testing import CliRunner
 import execute
 import trainer.cli
 import trainer.task
+from tests.models import convnext_nets
 from tests.reference.swinv2_cases import CASES, weight
 from trainer.config import JobConfig, UserError
 from trainer.data.readers.items import read_items
+from trainer.launch.phases import Phases
 from trainer.launch.tuning.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +98,8 @@ BY_HAND = {
         "needs the themes: tests/data/test_icon_themes.py writes some of its own"
     ),
     "mildnet train job_configs/prototrain/icons.cnf": "needs the themes, too",
+    "mildnet rank --model runs/shop --gallery dev/gallery.csv --queries dev/queries.csv "
+    "--post challenge --to ranks.npy": "needs a finished run: tests/launch/test_ranking.py has one",
     "mildnet train --model-module my_ranker --run-dir runs/looked --debug": (
         "needs a terminal: tests/launch/test_debugging.py has one"
     ),
@@ -109,6 +113,15 @@ BY_HAND = {
             for name in ("swinv2-base-patch4-window16-256", "swinv2-tiny-patch4-window8-256")
         ),
         "a download",
+    ),
+    '.venv/bin/pip install -c constraints.txt -e ".[gpu,pretrained,beam]"': (
+        "on a machine with a GPU"
+    ),
+    "curl -L -o weights/open_clip_pytorch_model.bin https://huggingface.co/laion/"
+    "CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup/resolve/main/"
+    "open_clip_pytorch_model.bin": ("a download"),
+    "mildnet phases job_configs/product_recognition/phases.yaml --set train.log_every=100": (
+        "needs downloads and a GPU; tests/launch/test_gallery.py runs every config"
     ),
     "mildnet convert swinv2 weights/swinv2-base-patch4-window16-256.safetensors "
     "--to runs/pretrained --set dataset=sop --set data_path=data": (
@@ -360,6 +373,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guides")
     make_catalogue(folder)
     make_checkpoint(folder / "swinv2")
+    (folder / "clip").mkdir()
+    clip = convnext_nets.checkpoint("linear")
+    save_file(clip, folder / "clip" / "open_clip_model.safetensors")
     return folder
 
 
@@ -369,10 +385,10 @@ def workplace(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     shop/items.csv, shop/catalogue.csv, shop/arrivals.csv and shop/img/, by-product/LABEL/, tops/
     with triplets, street2shop/ with triplets as MILDNet names them, customer-photo.jpg, swinv2/
-    with a checkpoint, shop.cnf (the demo's config on shop/), job_configs/.
+    and clip/ with a checkpoint each, shop.cnf (the demo's config on shop/), job_configs/.
     """
-    for name in ("shop", "by-product", "tops", "street2shop", "swinv2", "customer-photo.jpg"):
-        os.symlink(catalogue / name, tmp_path / name)
+    for path in catalogue.iterdir():
+        os.symlink(path, tmp_path / path.name)
     os.symlink(ROOT / "job_configs", tmp_path / "job_configs")
     monkeypatch.chdir(tmp_path)
     for name in ("MILDNET_DATA_PATH", "MILDNET_JOB_DIR", "TF_CONFIG"):
@@ -431,12 +447,16 @@ def check_config(block: Block) -> None:
         raise AssertionError(f"{block.place}: {error}") from None
 
 
-def check_space(block: Block) -> None:
-    """What a search tries, in the file that the first line names: it has to fit the demo's job."""
+def check_yaml(block: Block) -> None:
+    """Phases, or what a search tries, in the file that the first line names: phases have to name
+    configs that load, a search has to fit the demo's job."""
     name = block.text.splitlines()[0].removeprefix("# ")
     Path(name).write_text(block.text)
     try:
-        Space(name, "job_configs/demo/synthetic.cnf")
+        if "\nphases:" in block.text:
+            Phases.load(name)
+        else:
+            Space(name, "job_configs/demo/synthetic.cnf")
     except UserError as error:
         raise AssertionError(f"{block.place}: {error}") from None
 
@@ -464,7 +484,7 @@ def run_blocks(blocks: list[Block], folder: Path) -> None:
         elif block.language == "cnf":
             check_config(block)
         elif block.language == "yaml":
-            check_space(block)
+            check_yaml(block)
         elif block.language == "csv":
             check_csv(block, folder)
 
@@ -529,6 +549,7 @@ def test_blocks_are_found_also_in_lists_and_never_left_open() -> None:
         ("sh", "mildnet search runs/none photo.jpg --no-such-option", "--no-such-option"),
         ("sh", "mildnet search runs/none photo.jpg", "not a run folder"),
         ("cnf", "loss.margn=0.2", "loss.margn"),
+        ("yaml", "# p.yaml\nphases: [gone.cnf]", "gone.cnf: no such file"),
         ("yaml", "# space.yaml\nloss.margn: {choices: [0.2]}", "did you mean 'loss.margin'"),
         ("csv", "path,lable\na.jpg,1", "lable"),
         ("csv", "path,label\na.jpg", "the header has 2"),
