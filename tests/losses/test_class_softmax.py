@@ -178,13 +178,15 @@ def test_a_sample_is_the_softmax_over_its_classes(name):
     np.testing.assert_array_equal(np.delete(by_table, rows, axis=0), 0)
 
 
-@pytest.mark.parametrize(("count", "size"), [(20, 7), (20, 19), (1000, 64), (7, 7)])
+@pytest.mark.parametrize(("count", "size"), [(20, 7), (20, 19), (1000, 64)])
 def test_draws_keep_the_classes_of_the_batch_and_take_all_others_alike_often(count, size):
     seeds = keras.random.SeedGenerator(3)
     place = tf.constant([5, 2, 5, 0, 6])
     known = tf.constant([True, True, True, False, True])
-    draw = tf.function(lambda: draw_classes(place, known, count, size, seeds), jit_compile=True)
-    times, rounds = np.zeros(count), 2000
+    draw = tf.function(
+        lambda: draw_classes(place, known, count, size, seeds), jit_compile=size == 7
+    )
+    times, rounds = np.zeros(count), 1000
     for _ in range(rounds):
         classes = draw().numpy()
         assert classes.dtype == np.int32

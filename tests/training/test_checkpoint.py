@@ -1,6 +1,8 @@
 """Checkpoints are whole or refused."""
 
 import os
+import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -25,6 +27,36 @@ def test_what_is_saved_is_what_is_loaded_bit_for_bit(tmp_path):
     for key, value in ARRAYS.items():
         assert arrays[key].dtype == value.dtype
         assert arrays[key].tobytes() == value.tobytes()
+
+
+class Made(Mapping):
+    """Arrays that are made when they are asked for, one of which at a time is there."""
+
+    def __init__(self):
+        self.last = lambda: None
+
+    def __getitem__(self, key):
+        assert self.last() is None, "the array before is still held"
+        made = np.full(1000, ord(key), np.float32)
+        self.last = weakref.ref(made)
+        return made
+
+    def __iter__(self):
+        return iter("abc")
+
+    def __len__(self):
+        return 3
+
+
+def test_arrays_are_written_one_after_the_other(tmp_path):
+    path = str(tmp_path / "a.npz")
+    checkpoint.save(path, Made(), {"step": 1})
+    arrays, _ = checkpoint.load(path)
+    assert {key: float(value.mean()) for key, value in arrays.items()} == {
+        "a": 97.0,
+        "b": 98.0,
+        "c": 99.0,
+    }
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

@@ -126,6 +126,27 @@ def test_a_step_moves_drawn_rows_along_their_gradient(name, options):
     np.testing.assert_allclose(moved, LR * gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_the_batches_of_a_step_share_a_sample_with_the_classes_of_all():
+    loss, model = make_loss("cosface", sampled=32), tasks.small_model(norm=False)
+    before = loss.get_weights()[0]
+    step = TrainStep(
+        model,
+        loss,
+        groups=parameter_groups(model, loss, sgd),
+        rows=tasks.ROWS,
+        accumulate=2,
+    )
+
+    def arrays(number):
+        images, labels = tasks.batch_arrays(number)
+        return images, labels + 10 * number
+
+    step.run(iter(tasks.batches(get_strategy("one"), 0, 2, arrays)))
+    moved = np.abs(loss.get_weights()[0] - before).max(axis=1) > 0
+    assert moved.sum() == 32
+    assert moved[[0, 1, 2, 3, 10, 11, 12, 13]].all()
+
+
 def test_rate_penalty_and_clipping_are_those_of_the_rest():
     chosen = TrainOptions(loss_lr_scale=3.0)
     moved, gradient, others, centers = step_of(

@@ -37,13 +37,13 @@ def save(path: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -
     text = json.dumps(dict(meta), sort_keys=True).encode()
     with whole_bytes(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         _add(archive, META, np.frombuffer(text, np.uint8))
-        for key, value in arrays.items():
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise FloatingPointError(f"{key} holds values that are not finite")
-            _add(archive, key, value)
+        for key in arrays:
+            _add(archive, key, arrays[key])
 
 
 def _add(archive: zipfile.ZipFile, key: str, value: np.ndarray) -> None:
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise FloatingPointError(f"{key} holds values that are not finite")
     # As `numpy.savez` does, which wants all arrays at once.
     with archive.open(f"{key}.npy", "w", force_zip64=True) as entry:
         np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
