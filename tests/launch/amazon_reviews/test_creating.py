@@ -325,6 +325,5 @@ def test_commands_of_the_guide_have_options_that_exist() -> None:
     for app, arguments in commands:
         values = parse(app, arguments)
         assert values["reviews"]
-        assert values["beam_options"] == (
-            arguments[arguments.index("--") + 1 :] if "--" in arguments else []
-        )
+        behind = arguments.index("--") + 1 if "--" in arguments else len(arguments)
+        assert list(values["beam_options"] or []) == arguments[behind:]

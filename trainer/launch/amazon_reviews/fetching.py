@@ -54,10 +54,8 @@ class WorkOnBatches(beam.DoFn):
     def process(self, batch: list[dict[str, Any]]) -> None:
         pictures, failures = [], []
         settings = self._settings
-        with (
-            Fetcher(settings.options) as fetcher,
-            ThreadPoolExecutor(settings.threads) as pool,
-        ):
+        # The fetcher closes first: after an error, or Ctrl-C, no thread waits for servers.
+        with ThreadPoolExecutor(settings.threads) as pool, Fetcher(settings.options) as fetcher:
             for work, outcome in self.outcomes(batch, fetcher, pool):
                 if isinstance(outcome, Failure):
                     failures.append(failed_row(outcome, work, first=settings.retry_after))
