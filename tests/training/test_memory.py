@@ -20,14 +20,14 @@ SIZE = 40
 FOLLOWED = {"size": SIZE, "momentum": 0.7}
 
 
-def run(run_dir, memory=None, **changes):
+def run(run_dir, memory=None, checkpoint_every=SAVED, **changes):
     """Train, and return the task and all that its last checkpoint holds."""
     strategy, task = tasks.make_task(
         run_dir,
         steps=STEPS,
         loss="triplet_hard",
         memory={"size": SIZE} if memory is None else memory,
-        checkpoint_every=SAVED,
+        checkpoint_every=checkpoint_every,
         **changes,
     )
     with strategy.scope():
@@ -134,6 +134,18 @@ def test_the_memory_holds_the_last_batches_as_the_model_was_then(tmp_path):
     np.testing.assert_array_equal(task.loss.embeddings.numpy(), expected)
     labels = np.concatenate([y for y, _ in seen])[-SIZE:]
     np.testing.assert_array_equal(task.loss.labels.numpy(), labels)
+
+
+def test_every_step_moves_the_copy(tmp_path):
+    run(tmp_path, FOLLOWED, checkpoint_every=1)
+    before, after = checkpoint(tmp_path, STEPS - 1), checkpoint(tmp_path, STEPS)
+    copies = [key for key in after if key.startswith("momentum/")]
+    assert len(copies) == len(kernels(after))
+    for key in copies:
+        weight = after["model/" + key.split("/", 2)[2]]
+        expected = weight if "moving" in key else 0.7 * before[key] + 0.3 * weight
+        np.testing.assert_allclose(after[key], expected, rtol=1e-5, atol=1e-7, err_msg=key)
+        assert not np.array_equal(after[key], before[key])
 
 
 def test_the_copy_follows_the_weights_and_has_the_statistics_of_the_model():
