@@ -151,8 +151,9 @@ def _encode(
 
     def rows_of(part: slice) -> Any:
         mine = whole[part]
-        # (i, j): how many of R(j, k1 / 2) are in R(i, k1), for j in R(i, k1).
-        shared = (mine @ half.T).multiply(mine).tocsr()
+        # (i, j): how many of R(j, k1 / 2) are in R(i, k1), for j in R(i, k1). Being friends is
+        # mutual, so that the table is its own transpose.
+        shared = (mine @ half).multiply(mine).tocsr()
         shared.data = (3 * shared.data > 2 * sizes[shared.indices]).astype(np.int32)
         shared.eliminate_zeros()
         related = (mine + shared @ half).tocsr()
