@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
             _row(rows, "rival", classes, classes, options, full)
     print_table(
         f"arcface, {options.batch} images a step, D = {options.dim}, {options.threads} threads; "
-        f"{options.memory_gb:.0f} GB to use",
+        f"{options.memory_gb:.3g} GB to use",
         ["classes", "softmax over", "library", "ms a step", "MB", "time / all", "memory / all"],
         rows,
     )
@@ -96,7 +96,7 @@ def _row(
     tables = (4 if side != "sampled" else 3) * 4 * classes * options.dim / 1e9
     found = measured_worker(command) if tables < options.memory_gb else None
     if found is None:
-        cells.append(f"needs more than {options.memory_gb:.0f} GB")
+        cells.append(f"needs more than {options.memory_gb:.3g} GB")
     else:
         cells += [1000 * found["seconds"], found["mb"]]
         if full:
