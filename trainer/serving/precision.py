@@ -70,7 +70,7 @@ def copy_of(model: keras.Model, precision: Precision = "float32") -> keras.Model
     weights = model.get_weights()
     for variable, value in zip(copy.weights, weights, strict=True):
         largest = float(np.max(np.abs(value), initial=0.0))
-        if np.isfinite(largest) and largest > tf.as_dtype(variable.dtype).max:
+        if np.isfinite(largest) and largest > float(tf.as_dtype(variable.dtype).max):
             raise UserError(
                 f"precision={precision}: {variable.path} has a weight of {largest:.3g}, more than "
                 f"the type holds; allowed are bfloat16 and float32"
