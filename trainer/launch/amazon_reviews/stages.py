@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,14 +125,16 @@ def run(flags: Sequence[str], build: Callable[[beam.Pipeline], object]) -> Count
 
     Raises:
         UserError: the runner gives up.
+        KeyboardInterrupt: Ctrl-C.
     """
     options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or RUNNER
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
-    result = pipeline.run()
-    state = result.wait_until_finish()
+    with _interrupts():
+        result = pipeline.run()
+        state = result.wait_until_finish()
     if state is not None and state != PipelineState.DONE:
         raise UserError(f"the runner {standard.runner} has ended as {state}: see its own log")
     found = result.metrics().query()
@@ -142,3 +146,22 @@ def run(flags: Sequence[str], build: Callable[[beam.Pipeline], object]) -> Count
         if metric.result.count:
             counts[name] = min(counts.get(name, least), least)
     return counts
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let Ctrl-C be itself: inside the direct runner, it becomes an error of some transform."""
+
+    def is_none(record: logging.LogRecord) -> bool:
+        return "KeyboardInterrupt" not in record.getMessage()
+
+    logger = logging.getLogger("apache_beam.runners.common")
+    logger.addFilter(is_none)
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error).startswith("KeyboardInterrupt"):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        logger.removeFilter(is_none)
