@@ -70,6 +70,24 @@ def test_batches_are_no_larger_than_asked(exported, pictures, monkeypatch):
     assert seen == [2, 2, 1]
 
 
+def test_warming_up_embeds_pictures_of_every_kind(exported, pictures, monkeypatch):
+    seen = []
+    call = Embedder.__call__
+    monkeypatch.setattr(
+        Embedder, "__call__", lambda self, images: seen.append(images) or call(self, images)
+    )
+    embedder = Embedder(exported, warm_up=(1, 3))
+    shape = (SIZE, SIZE, 3)
+    assert [(images.shape, images.dtype) for images in seen] == [
+        ((count, *shape), kind) for count in (1, 3) for kind in (np.uint8, np.float32)
+    ]
+    np.testing.assert_array_equal(
+        embedder.embed_images(pictures), Embedder(exported).embed_images(pictures)
+    )
+    with pytest.raises(ValueError, match="warm_up"):
+        Embedder(exported, warm_up=(0,))
+
+
 def test_nothing_to_embed(exported):
     embedder = Embedder(exported)
     empty = np.zeros((0, 30, 20, 3), "uint8")
