@@ -123,6 +123,14 @@ BY_HAND = {
     "mildnet phases job_configs/product_recognition/phases.yaml --set train.log_every=100": (
         "needs downloads and a GPU; tests/launch/test_gallery.py runs every config"
     ),
+    "mildnet convert open-clip weights/open_clip_pytorch_model.bin --to runs/clip "
+    "--set data_path=data": "needs downloads: tests/launch/test_converting.py converts files alike",
+    "mildnet rank --model runs/product_recognition/5_xbm_3rd --data data/development_test_data "
+    "--gallery gallery.csv --queries queries.csv --post challenge --to ranks.npy": (
+        "needs downloads: tests/launch/test_ranking.py ranks lists alike"
+    ),
+    "mildnet export runs/product_recognition/5_xbm_3rd --to exported --precision float16 "
+    "--image-size 272": "needs downloads and a GPU: docs/inference.md exports small runs",
     "mildnet convert swinv2 weights/swinv2-base-patch4-window16-256.safetensors "
     "--to runs/pretrained --set dataset=sop --set data_path=data": (
         "needs downloads: tests/launch/test_converting.py converts files alike"

@@ -165,29 +165,28 @@ RANKER_DATA = {
 PHASES = {
     "model.trunk": "convnext(preset='xxlarge', head='linear')",
     "model.preprocessing": "clip",
-    "model.embedding_dim": 1024,
+    "model.embedding_dim": None,
     "dataset": "concat",
     "query_domain": "query",
     "gallery_domain": "gallery",
-    "sampler": "classes_per_batch",
-    "sampler.images_per_class": 2,
-    "sampler.class_weight": "size",
     "augment": "autoaugment",
     "optimizer": "adamw",
     "optimizer.weight_decay": 0.1,
     "schedule": "cosine",
     "train.trunk_lr_scale": 0.01,
     "train.decay_vectors": False,
+    "train.clip_norm": 5.0,
     "train.precision": "mixed_bfloat16",
 }
 ARCFACE = {
     "model.embedding_dropout": 0.2, "loss": "subcenter_arcface", "loss.centers": 3,
     "loss.scale": 30.0, "loss.margin": None, "loss.margin_low": 0.05, "loss.margin_span": 0.45,
-    "memory": "",
+    "memory": "", "sampler": "shuffled",
 }  # fmt: skip
 XBM = {
     "model.embedding_dropout": 0.0, "loss": "contrastive_similarity", "loss.margin": 0.5,
     "memory": "xbm", "memory.size": 32000, "memory.weight": 1.0, "memory.momentum": None,
+    "sampler": "classes_per_batch", "sampler.images_per_class": 2, "sampler.class_weight": "size",
 }  # fmt: skip
 #: And what sets them apart: image_size, batch_size, accumulate, lr, warm-up, epochs; Amazon's set.
 PHASE_VALUES = {
