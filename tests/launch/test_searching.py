@@ -139,7 +139,7 @@ def test_an_index_of_another_model_is_refused(finished, tmp_path):
     from trainer.launch.searching import build_index
 
     build_index(RunFolder.open(str(copy)).config(), catalogue.items, wide, copy / "index")
-    with pytest.raises(UserError, match="5 dimensions"):
+    with pytest.raises(UserError, match="built with another model"):
         search_images(RunFolder.open(str(copy)), some_items(result.run_dir), 3)
 
 
