@@ -10,11 +10,8 @@ same embeddings (float32, length 1) and the same labels. Rivals live in environm
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,9 +121,9 @@ def _worker(measure: list[str], options: argparse.Namespace) -> None:
     library, loss = measure
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(options.threads)
-    import resource
-
     import numpy as np
+
+    from benchmarks.worker import answer
 
     random = np.random.default_rng(0)
     labels = np.arange(options.batch) // options.per_class[0]
@@ -135,26 +132,7 @@ def _worker(measure: list[str], options: argparse.Namespace) -> None:
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
     makers = {"ours": _ours, "ours-xla": _ours, "tfa": _tfa, "pml": _pml}
     call = makers[library](loss, labels, x, library == "ours-xla", options.threads)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    limit = int(options.memory_gb * 1e9)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    # Address space taken before, most of it never touched, does not count.
-    resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))
-    seconds = []
-    try:
-        for _ in range(options.repeats + 1):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-    except Exception as error:
-        words = f"{type(error).__name__} {error}".lower()
-        if not any(word in words for word in ("memory", "exhausted", "allocat")):
-            raise
-        print("out of memory", flush=True)
-        return
-    print(json.dumps({"seconds": statistics.median(seconds[1:])}), flush=True)
-    sys.stdin.readline()
+    answer(options.memory_gb, lambda: call, options.repeats, skip=1)
 
 
 def _compiled(

@@ -14,11 +14,8 @@ A row that does not fit into `--memory-gb` is reported as such.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,9 +111,9 @@ def _worker(options: argparse.Namespace) -> None:
     side, classes, sampled = options.measure[0], *map(int, options.measure[1:])
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(options.threads)
-    import resource
-
     import numpy as np
+
+    from benchmarks.worker import answer
 
     random = np.random.default_rng(0)
     pictures = random.normal(size=(options.batch, SIDE, SIDE, 3)).astype("f4")
@@ -126,27 +123,7 @@ def _worker(options: argparse.Namespace) -> None:
 
     make = _torch_step if side == "rival" else _step
     begin = make(pictures, labels, options.dim, options.threads)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    # Address space taken before, most of it never touched, does not count.
-    limit = used + int(options.memory_gb * 1e9)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    seconds = []
-    try:
-        step = begin(classes, sampled)
-        for _ in range(options.repeats + 2):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
-    except Exception as error:
-        words = f"{type(error).__name__} {error}".lower()
-        if not any(word in words for word in ("memory", "exhausted", "allocat")):
-            raise
-        print("out of memory", flush=True)
-        return
-    print(json.dumps({"seconds": statistics.median(seconds[2:])}), flush=True)
-    sys.stdin.readline()
+    answer(options.memory_gb, lambda: begin(classes, sampled), options.repeats, skip=2)
 
 
 Begin = Callable[[int, int], Callable[[], object]]
