@@ -1,4 +1,4 @@
-"""What a process that measures one row does, in a rival's environment too: only standard library."""
+"""What a process that measures one row does, in a rival's environment too: no other packages."""
 
 from __future__ import annotations
 
