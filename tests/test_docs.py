@@ -126,7 +126,8 @@ BY_HAND = {
     "mildnet convert open-clip weights/open_clip_pytorch_model.bin --to runs/clip "
     "--set data_path=data": "needs downloads: tests/launch/test_converting.py converts files alike",
     "mildnet rank --model runs/product_recognition/5_xbm_3rd --data data/development_test_data "
-    "--gallery gallery.csv --queries queries.csv --post challenge --to ranks.npy": (
+    "--gallery data/development_test_data/gallery.csv "
+    "--queries data/development_test_data/queries.csv --post challenge --to ranks.npy": (
         "needs downloads: tests/launch/test_ranking.py ranks lists alike"
     ),
     "mildnet export runs/product_recognition/5_xbm_3rd --to exported --precision float16 "

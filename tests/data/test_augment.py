@@ -157,7 +157,7 @@ def test_values_out_of_range_are_refused(parameter, value):
 
 
 def test_the_config_knows_them_with_the_released_values():
-    assert set(components("augment")) == {"none", "mildnet", "standard"}
+    assert set(components("augment")) == {"none", "mildnet", "standard", "autoaugment"}
     assert components("augment")["mildnet"].check({}) == {
         "horizontal_flip": True,
         "vertical_flip": True,

@@ -155,7 +155,7 @@ def test_two_processes_cannot_train_in_one_folder(finished):
         (["train.monitor=triplet_accuracy"], "train.monitor=triplet_accuracy can't be measured"),
         (["lr=0.1", "schedule=cosine", "schedule.final_lr=1"], "schedule.final_lr"),
         (["optimizer.beta_1=2"], "optimizer.beta_1"),
-        (["model.trunk=convnet_big"], "convnet_big.*convnet_small"),
+        (["model.trunk=convnet_smal"], "convnet_smal.*convnet_small"),
         (["model.weights=/nowhere.h5"], "nowhere"),
         (["dataset=items"], "items.csv"),
         (["dataset=items", "data_path=/nowhere"], "/nowhere"),
