@@ -177,7 +177,7 @@ def test_every_failure_is_written_down_with_its_reason(made: Made) -> None:
 
 def test_everything_is_counted(made: Made) -> None:
     counts = json.loads((made.to / "counters.json").read_text())
-    toys, baby, merged = counts["Toys"], counts["Baby"], counts["merged"]
+    toys, baby, merged = counts["Toys"], counts["Baby"], counts[creating.MERGED]
     assert (toys["reviews_lines"], toys["reviews_malformed"]) == (59, 1)
     assert toys["products_joined"] == toys["products_compared"] == PRODUCTS
     # Of each product: the shop's, its customers', that of another; and two of the odd ones.
@@ -189,6 +189,20 @@ def test_everything_is_counted(made: Made) -> None:
     assert merged["kept_user_0.5"] == (PRODUCTS + 2) * USER
     assert merged["products_written_0.5"] == PRODUCTS
     assert merged["written_0.5"] == PRODUCTS * (SHOP + USER)
+
+
+def test_a_category_may_have_any_name(server: PhotoServer, model: Path, tmp_path: Path) -> None:
+    to = tmp_path / "out"
+    dump = write_dump(tmp_path, server, name="merged", products=3)
+    done(command(dump, model, to))
+    assert len(table(to)) == 3 * (SHOP + USER)
+    counts = json.loads((to / "counters.json").read_text())
+    assert (
+        counts["merged"]["download_done"]
+        == counts[creating.MERGED]["written_0.5"]
+        == len(table(to))
+    )
+    assert "merged: embeddings of all pictures: done before" in done(command(dump, model, to))
 
 
 def test_the_same_again_asks_for_nothing_and_changes_nothing(made: Made) -> None:

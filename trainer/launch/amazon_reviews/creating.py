@@ -26,6 +26,9 @@ from trainer.launch.amazon_reviews.options import ReviewOptions
 from trainer.launch.amazon_reviews.outcomes import Snapshots, read_rows
 from trainer.launch.amazon_reviews.stages import Counts, Stage, run
 
+#: Where the tables are merged below `work`, and their counts: no category has a slash in its name.
+MERGED = "merged/tables"
+
 
 @dataclass(frozen=True)
 class Created:
@@ -35,7 +38,7 @@ class Created:
         tables: the CSV file of each threshold, in rising order.
         failures: CSV file of the addresses without a picture.
         counters: JSON file of `counts`.
-        counts: of each category by its name, and of all together as `merged`.
+        counts: of each category by its name, and of all together as :data:`MERGED`.
         due: seconds since 1970 at which another start may try failures again, None for never.
     """
 
@@ -69,7 +72,7 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
         counts = {category.name: category.create() for category in parts}
         thresholds = sorted(set(options.thresholds))
         tables = {t: FileSystems.join(folder, table_name(t)) for t in thresholds}
-        counts["merged"] = _merge(parts, tables, folder, options, tell)
+        counts[MERGED] = _merge(parts, tables, folder, options, tell)
         failures = FileSystems.join(folder, "failures.csv")
         put_together([part for c in parts for part in c.unresolved], FAILURES, failures)
         counters = FileSystems.join(folder, "counters.json")
@@ -100,7 +103,8 @@ def _merge(
         "least_pictures": options.least_pictures,
         "categories": {c.name: c.downloaded.content("pictures-*.parquet") for c in parts},
     }
-    stage = Stage(FileSystems.join(folder, "work", "merged"), settings, "tables of all categories")
+    place = FileSystems.join(folder, "work", *MERGED.split("/"))
+    stage = Stage(place, settings, "tables of all categories")
     counts = stage.finished()
     if counts is not None and all(FileSystems.exists(path) for path in tables.values()):
         tell(f"{stage.people}: done before")
