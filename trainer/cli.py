@@ -575,9 +575,13 @@ def rank(
 
     chosen = method(post, read_changes(overrides or []))
     summary.quiet_tensorflow()
+    from trainer.data.files import require_place
     from trainer.launch.ranking import ProductRanker, write_ranks
 
-    folder = data or str(Path(gallery).parent)
+    require_place(str(to), "ranks.npy")
+    if json_file is not None:
+        require_place(str(json_file), "ranks.json")
+    folder = data or gallery.rpartition("/")[0] or "."
     ranker = ProductRanker(folder, gallery, queries, model=model, k=k, post=chosen, borders=borders)
     found = ranker.rank()
     write_ranks(to, found.rows)

@@ -111,6 +111,19 @@ def test_boxes_are_found_once_and_anew_for_files_that_changed(tmp_path, cache, m
     changed = inner_boxes([*paths, paths[1]])
     assert looked_at == [paths[1]]
     assert changed[:, 0].tolist() == [10, 50, 12, 50]
+    # A shorter list takes nothing from the others, and what could not be opened is looked at again.
+    looked_at.clear()
+    Image.new("RGB", (8, 8)).save(paths[2])
+    good, bad = (tmp_path / "2.png").read_bytes(), b"cut"
+    (tmp_path / "2.png").write_bytes(bad)
+    os.utime(paths[2], (5, 5))
+    assert np.isnan(inner_boxes(paths[2:])).all()
+    inner_boxes(paths[:2])
+    assert looked_at == [paths[2]]
+    inner_boxes(paths[2:])
+    assert looked_at == [paths[2]] * 2
+    (tmp_path / "2.png").write_bytes(good)
+    looked_at[:] = [paths[1]]
     # Another tolerance is another question.
     inner_boxes(paths, tolerance=0)
     assert looked_at[1:] == paths

@@ -155,12 +155,21 @@ def test_a_picture_that_is_missing_or_broken_is_named(challenge, run, tmp_path):
             ProductRanker(challenge, challenge / "gallery.csv", bad, model=run).rank()
 
 
+@pytest.mark.parametrize("box", [(5000, 5000, 10, 10), (-50, -50, 10, 10), (0, 0, 500, 10)])
+def test_a_box_outside_of_its_picture_is_named(box, challenge, run, tmp_path):
+    bad = write(tmp_path / "bad.csv", [["img_path", *BOX], ["query-1.png", *box]])
+    with pytest.raises(UserError, match=r"query-1\.png: the box .* reaches out of the picture"):
+        ProductRanker(challenge, challenge / "gallery.csv", bad, model=run)
+
+
 @pytest.mark.parametrize(
     ("more", "error"),
     [
         (["--post", "chalenge"], "unknown post-processing 'chalenge'"),
         (["--set", "k1=0"], "k1: 0 is too small"),
         (["--model", "none"], "no exported model: there is no folder none"),
+        (["--to", "nowhere/ranks.npy"], "nowhere/ranks.npy: there is no folder"),
+        (["--json", "."], r"\. is a folder; give a file"),
         (["--data", "none"], "data path .*none does not exist"),
     ],
 )

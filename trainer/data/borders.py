@@ -50,13 +50,16 @@ def inner_boxes(paths: Sequence[str], *, tolerance: int = 10) -> np.ndarray:
     unknown = [path for path in dict.fromkeys(paths) if path not in boxes]
     if unknown:
         boxes.update(_look(unknown, tolerance))
+        # What could not be opened may be another time; other lists of the folder keep their boxes.
         kept = {
-            path: [*stamp, *boxes[path]] for path, stamp in zip(paths, stamps, strict=True) if stamp
+            path: [*stamp, *boxes[path]]
+            for path, stamp in zip(paths, stamps, strict=True)
+            if stamp and path in boxes
         }
-        _write(str(cache), kept)
+        _write(str(cache), {**known, **kept})
     found = np.full((len(paths), 4), np.nan, np.float32)
     for row, path in enumerate(paths):
-        if boxes[path]:
+        if boxes.get(path):
             found[row] = boxes[path]
     return found
 
@@ -96,16 +99,17 @@ def _has_neighbour(drawn: np.ndarray) -> np.ndarray:
 
 
 def _look(paths: list[str], tolerance: int) -> dict[str, list[int]]:
+    """Return the boxes of those pictures that can be read."""
     from PIL import Image
 
-    def look(path: str) -> list[int]:
+    def look(path: str) -> list[int] | None:
         try:
             return inner_box(np.asarray(open_image(path)), tolerance=tolerance)
         except (OSError, ValueError):
             # What is wrong with it, the check of all pictures says.
-            return []
+            return None
 
-    def look_at(chunk: list[str]) -> list[list[int]]:
+    def look_at(chunk: list[str]) -> list[list[int] | None]:
         return [look(path) for path in chunk]
 
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
@@ -115,7 +119,8 @@ def _look(paths: list[str], tolerance: int) -> dict[str, list[int]]:
         try:
             with bar("looking for white borders", len(paths)) as advance:
                 for chunk, boxes in zip(chunks, pool.map(look_at, chunks), strict=True):
-                    found.update(zip(chunk, boxes, strict=True))
+                    pairs = zip(chunk, boxes, strict=True)
+                    found.update((path, box) for path, box in pairs if box is not None)
                     advance(len(chunk))
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -81,6 +81,23 @@ def is_file(path: str) -> bool:
     return os.path.isfile(path)
 
 
+def require_place(path: str, example: str) -> None:
+    """Check that a file can be written at `path`, before the work that it is to hold begins.
+
+    Args:
+        path: the file, which may be there.
+        example: name of a file, for those who gave a folder.
+
+    Raises:
+        UserError: there is no folder for it, or it is a folder itself.
+    """
+    folder = os.path.dirname(absolute(path))
+    if not is_folder(folder):
+        raise UserError(f"{path}: there is no folder {folder}; make it first")
+    if is_folder(path):
+        raise UserError(f"{path} is a folder; give a file, such as {path.rstrip('/')}/{example}")
+
+
 def require_folder(data_path: str) -> str:
     """Return the absolute data path.
 

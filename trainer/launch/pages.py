@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError, cnf
-from trainer.data.files import absolute, is_file, is_folder, read_bytes, reason
+from trainer.data.files import is_file, read_bytes, reason, require_place
 from trainer.launch.costs import Costs
 from trainer.retrieval.pictures import Picture, thumbnail
 
@@ -141,11 +140,7 @@ def check_target(to: str, generator: str, example: str) -> None:
     Raises:
         UserError: no folder to write to, or something else in the way.
     """
-    folder = os.path.dirname(absolute(to))
-    if not is_folder(folder):
-        raise UserError(f"{to}: there is no folder {folder}; make it first")
-    if is_folder(to):
-        raise UserError(f"{to} is a folder; give a file, such as {to.rstrip('/')}/{example}")
+    require_place(to, example)
     if not is_file(to):
         return
     try:

@@ -66,7 +66,7 @@ class ProductRanker:
             white borders, as the dataset `product_challenge` does.
 
     Raises:
-        UserError: a list that is missing or wrong, or no model.
+        UserError: a list that is missing or wrong, a box outside of its picture, or no model.
     """
 
     def __init__(
@@ -82,9 +82,11 @@ class ProductRanker:
     ) -> None:
         folder = require_folder(os.fspath(dataset_path))
         self.gallery, self._gallery_known = read_list(os.fspath(gallery_csv_path), folder)
+        self.queries, self._queries_known = read_list(os.fspath(queries_csv_path), folder)
+        for table in (self.queries, self.gallery):
+            _check_boxes(table)
         if borders:
             self.gallery = _without_borders(self.gallery)
-        self.queries, self._queries_known = read_list(os.fspath(queries_csv_path), folder)
         self._k, self._post = k, post
         self._embedder = _embedder(os.fspath(model))
 
@@ -165,6 +167,19 @@ def _box(path: str, line: int, sides: list[str]) -> list[float]:
             f"{path}:{line}: the box {', '.join(sides)} is not four numbers, the last two above 0"
         )
     return box
+
+
+def _check_boxes(items: ItemTable) -> None:
+    """Refuse a box that reaches out of its picture: what it would be cut to is not what was meant.
+
+    Raises:
+        UserError: there is one, or a picture with a box cannot be opened.
+    """
+    from trainer.data.verify import usable
+
+    boxed = items.select(np.isfinite(items.box[:, 0]))
+    if len(boxed):
+        usable(boxed, mode="header", max_bad_share=0.0)
 
 
 def _without_borders(items: ItemTable) -> ItemTable:

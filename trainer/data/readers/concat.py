@@ -158,7 +158,7 @@ def _read(data_path: str, part: Part, train_only: bool) -> ItemTable:
         raise ValueError(f"of the parts, {part.name}: {error}") from error
     if not train_only:
         return table
-    rows = table.in_split("train", "")
+    rows = table.in_split("train" if "train" in table.splits else "")
     if not len(rows):
         raise UserError(
             f"part {part.name!r} of dataset.parts is in dataset.train_only and has no split train; "

@@ -7,11 +7,13 @@ import gc
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from trainer.config import UserError
 from trainer.retrieval.rerank.neighbours import TILE
 from trainer.retrieval.rerank.options import PostProcessing, rank
 
@@ -49,10 +51,16 @@ def measure(
         k: items for each query.
         post: what is done to them.
         own: (Q,) the query's row in the gallery, -1 if it has none.
+
+    Raises:
+        UserError: the process was ended, as systems do where memory is short.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure_here, queries, gallery, k, post, own).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(measure_here, queries, gallery, k, post, own).result()
+    except BrokenProcessPool:
+        raise UserError("its process was ended; the memory may have been too small") from None
 
 
 def measure_here(
