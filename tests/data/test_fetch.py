@@ -4,6 +4,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -133,6 +134,27 @@ def test_a_server_that_asks_for_time_gets_it(server, status):
     found = fetch(server.url(f"/flaky/1/5?status={status}&after=1"), longest_wait=2)
     assert found.attempts == 2
     assert 1 <= time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize(
+    "after", ["9" * 5000, "Fri, 31 Dec 99999999999 23:59:59 GMT", "soon", "-5"]
+)
+def test_what_a_server_asks_for_in_nonsense_is_no_time(server, after):
+    url = server.url(f"/flaky/1/5?{urlencode({'status': 429, 'after': after})}")
+    assert fetch(url, attempts=1) == Failure(url, "busy", "status 429", 1, True)
+
+
+def test_errors_that_nobody_foresaw_are_failures_and_mistakes_are_not(server, monkeypatch):
+    def fail(*arguments, **values):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(Fetcher, "_status", fail)
+    found = fetch(server.url("/status/500?unforeseen"))
+    assert (found.reason, found.attempts) == ("connection", 3)
+    assert found.detail == "broken: ZeroDivisionError"
+    monkeypatch.setattr(Fetcher, "_host", fail)
+    with pytest.raises(ZeroDivisionError):
+        fetch(server.url("/jpeg/1"))
 
 
 @pytest.mark.parametrize("limits", [{"longest_wait": 1}, {"deadline": 1}])

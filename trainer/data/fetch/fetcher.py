@@ -257,6 +257,10 @@ class Fetcher:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
             raise self._transport.fault_of(error) from None
+        except Fault:
+            raise
+        except Exception as error:  # What nobody foresaw must not end a pipeline.
+            raise Fault("connection", f"broken: {type(error).__name__}") from error
 
     def _read(self, response: Any) -> bytes:
         most = self.options.most_bytes
@@ -285,7 +289,9 @@ class Fetcher:
             return Fault("redirect", f"status {status} that does not say where to")
         wait = 0.0
         if REASONS[reason]:
-            with contextlib.suppress(self._transport.urllib3.exceptions.InvalidHeader):
+            invalid = self._transport.urllib3.exceptions.InvalidHeader
+            # Numbers and years may have more digits than Python takes.
+            with contextlib.suppress(invalid, ValueError, OverflowError):
                 wait = float(self._transport.urllib3.Retry().get_retry_after(response) or 0)
             self._hosts.leave_in_peace(host, wait)
         words = f", asks to come back in {wait:.0f} s" if wait else ""
