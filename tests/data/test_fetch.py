@@ -144,6 +144,15 @@ def test_what_a_server_asks_for_in_nonsense_is_no_time(server, after):
     assert fetch(url, attempts=1) == Failure(url, "busy", "status 429", 1, True)
 
 
+@pytest.mark.parametrize("digits", [6, 12, 300])
+def test_no_host_is_left_in_peace_for_longer_than_a_day(server, digits, monkeypatch):
+    # urllib3 2.6.0 has no limit of its own.
+    monkeypatch.setattr("urllib3.Retry.get_retry_after", lambda *arguments: 10**digits)
+    # Of another number of redirects each, so that no other test shares its hosts.
+    found = fetch(server.url("/status/429?long"), redirects=100 + digits)
+    assert (found.reason, found.attempts, found.wait) == ("busy", 1, 86_400)
+
+
 def test_errors_that_nobody_foresaw_are_failures_and_mistakes_are_not(server, monkeypatch):
     def fail(*arguments, **values):
         raise ZeroDivisionError("secret")

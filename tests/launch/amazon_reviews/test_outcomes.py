@@ -12,8 +12,10 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from trainer.data.fetch import Failure
+from trainer.launch.amazon_reviews.category import failure_cells
 from trainer.launch.amazon_reviews.outcomes import (
     FAILED,
+    LATEST,
     Pending,
     Settle,
     Snapshots,
@@ -82,6 +84,19 @@ def test_failures_that_remain_are_counted_by_their_last_reason() -> None:
         "embed_failed_not_found": 1,
         "embed_due": int(NOW - 5),
     }
+
+
+@pytest.mark.parametrize("seconds", [1e12, 1e30, float("inf")])
+def test_times_beyond_all_calendars_are_taken_for_the_last(seconds: float) -> None:
+    left = failed("far", seconds)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        every = {"done": [], "failed": [left]}
+        each = {name: pipeline | name >> beam.Create(rows) for name, rows in every.items()}
+        assert_that(each | Settle("embed"), equal_to([left]))
+
+    assert run([], build)["embed_due"] == LATEST
+    assert failure_cells(left, "embed", "Toys")[-1].startswith("9999-12-")
 
 
 def test_a_failure_adds_to_the_one_before() -> None:

@@ -23,6 +23,8 @@ from trainer.data.fetch.results import REASONS, Failure, Fault, Fetched, failure
 CHUNK = 1 << 16
 #: Bytes of an answer without picture that are read, so that its connection can be used again.
 WORTH_READING = 1 << 14
+#: Most seconds for which a host is left in peace, whatever it asks for.
+LONGEST_PEACE = 86_400.0
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 STATUS_REASONS = {
@@ -292,7 +294,9 @@ class Fetcher:
             invalid = self._transport.urllib3.exceptions.InvalidHeader
             # Numbers and years may have more digits than Python takes.
             with contextlib.suppress(invalid, ValueError, OverflowError):
-                wait = float(self._transport.urllib3.Retry().get_retry_after(response) or 0)
+                asked = self._transport.urllib3.Retry().get_retry_after(response)
+                # Some urllib3 have a limit of their own, and some have none.
+                wait = min(float(asked or 0), LONGEST_PEACE)
             self._hosts.leave_in_peace(host, wait)
         words = f", asks to come back in {wait:.0f} s" if wait else ""
         return Fault(reason, f"status {status}{words}", wait)

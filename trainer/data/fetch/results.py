@@ -81,7 +81,7 @@ class Failure:
         attempts: how often one set out to ask for it; 0 if it was turned away before.
         retry: whether another run may try again: `REASONS[reason]`.
         wait: seconds for which the host is to be left in peace, as it asked by Retry-After or
-            because it is out of order; else 0. Another run that comes sooner does so in vain.
+            because it is out of order, at most a day; else 0. Another run that comes sooner does so in vain.
     """
 
     url: str

@@ -24,7 +24,7 @@ from trainer.launch.amazon_reviews.fetching import WorkOnBatches
 from trainer.launch.amazon_reviews.joining import PRODUCT, JoinProducts
 from trainer.launch.amazon_reviews.merging import WriteSortedParts
 from trainer.launch.amazon_reviews.options import ReviewOptions
-from trainer.launch.amazon_reviews.outcomes import Pending, Settle, Snapshots, read_rows
+from trainer.launch.amazon_reviews.outcomes import LATEST, Pending, Settle, Snapshots, read_rows
 from trainer.launch.amazon_reviews.stages import Counts, Stage, run
 
 #: Folder of a stage for the addresses without a picture.
@@ -287,5 +287,5 @@ def failure_cells(row: dict[str, Any], step: str, category: str) -> tuple[str, .
 
 
 def _utc(seconds: float) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    moment = datetime.datetime.fromtimestamp(min(seconds, LATEST), datetime.UTC)
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

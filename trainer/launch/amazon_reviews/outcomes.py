@@ -36,6 +36,9 @@ FAILED = pa.schema(
     ]
 )
 
+#: What any later time at which a failure is due is taken for: calendars end with the year 9999.
+LATEST = 253_402_000_000.0
+
 
 class Snapshots:
     """A folder of files `pictures-*.parquet` and `failures-*.parquet`."""
@@ -163,5 +166,5 @@ def settled(group: tuple[str, dict[str, Iterable[Any]]], step: str) -> Iterator[
         Metrics.counter("amazon_reviews", f"{step}_failed_{last['reason']}").inc()
         if last["next_try"] is not None:
             due = Metrics.distribution("amazon_reviews", f"{step}_due")
-            due.update(math.ceil(last["next_try"]))
+            due.update(math.ceil(min(last["next_try"], LATEST)))
         yield last
