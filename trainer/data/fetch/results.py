@@ -80,8 +80,9 @@ class Failure:
         detail: what happened, one line of at most 200 characters without any password.
         attempts: how often one set out to ask for it; 0 if it was turned away before.
         retry: whether another run may try again: `REASONS[reason]`.
-        wait: seconds for which the host is to be left in peace, as it asked by Retry-After or
-            because it is out of order, at most a day; else 0. Another run that comes sooner does so in vain.
+        wait: seconds for which the host is to be left in peace, as it asked by
+            Retry-After, a day at most, or because it is out of order; else 0. Another run that
+            comes sooner does so in vain.
     """
 
     url: str
