@@ -72,7 +72,7 @@ def read(path: Path, records: list[object], faults: list[str]) -> dict[str, int]
 LINES = [
     b'{"asin": "B1", "image": ["x"]}',
     b"",
-    b'{"asin": "B2", "text": "\xe2\x98\x83"}',
+    b'{"asin": "B2", "title": "\xe2\x98\x83", "reviewText": "not read"}',
     b"{'asin': 'B3'}",
     b'["B4"]',
     b'{"asin": 5}',
@@ -94,10 +94,29 @@ def test_lines_become_records_and_what_is_malformed_is_counted(
     reasons = ["not JSON", "not a record", "no asin", "not JSON", "no asin", "not JSON", "not JSON"]
     counts = read(
         path,
-        [{"asin": "B1", "image": ["x"]}, {"asin": "B2", "text": "\N{SNOWMAN}"}],
+        [{"asin": "B1", "image": ["x"]}, {"asin": "B2", "title": "\N{SNOWMAN}"}],
         [f"{path}:{line}: {reason}" for line, reason in enumerate(reasons, start=3)],
     )
     assert counts == {"reviews_lines": 9, "reviews_malformed": 7}
+
+
+@pytest.mark.parametrize(
+    ("line", "record"),
+    [
+        (rb'{"asin": "B1", "reviewText": "half \ud83d"}', {"asin": "B1"}),
+        (rb'{"asin": "B1", "title": "\udc00 half"}', {"asin": "B1", "title": "? half"}),
+        (b'{"asin": "B1", "title": "\xed\xa0\xbd"}', {"asin": "B1", "title": "?"}),
+        (rb'{"asin": "B\ud83d", "image": ["\ud83d"]}', {"asin": "B?", "image": ["?"]}),
+        (rb'{"asin": "B1", "category": [{"\ud83d": 1}]}', {"asin": "B1", "category": [{"?": 1}]}),
+        (rb'{"asin": "B1", "title": "\ud83d\ude00"}', {"asin": "B1", "title": "\U0001f600"}),
+    ],
+)
+def test_halves_of_characters_are_handed_on_as_something_else(
+    line: bytes, record: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "A.json"
+    path.write_bytes(line)
+    assert read(path, [record], []) == {"reviews_lines": 1}
 
 
 def test_a_file_that_ends_in_the_middle_is_not_taken_for_whole(tmp_path: Path) -> None:

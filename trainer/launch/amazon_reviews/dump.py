@@ -15,11 +15,14 @@ from apache_beam.pvalue import TaggedOutput
 
 from trainer.config import UserError
 from trainer.launch.amazon_reviews import places
+from trainer.launch.amazon_reviews.pictures import PRODUCT_FIELDS, USER_FIELDS
 
 #: Tag of the output with what is wrong in the files.
 MALFORMED = "malformed"
 #: Most faults of a file that are written down; all are counted.
 FAULTS = 100
+#: Fields of a record that are read.
+FIELDS = frozenset({"asin", "title", "category", *PRODUCT_FIELDS, *USER_FIELDS})
 #: Longest line, bytes. What is longer is no record, and must not fill the memory.
 LONGEST = 1 << 26
 
@@ -116,13 +119,17 @@ class ReadRecords(beam.DoFn):
 
 
 def read_record(line: bytes) -> dict[str, Any] | str:
-    """Return the record of a line, or what is wrong with it."""
+    """Return what is read of the record of a line, or what is wrong with it."""
     try:
         record = json.loads(line)
+        if not isinstance(record, dict):
+            return "not a record"
+        read = {name: record[name] for name in FIELDS & record.keys()}
+        # JSON allows halves of characters, which nothing that is written or handed on may have.
+        text = json.dumps(read, ensure_ascii=False).encode(errors="replace").decode()
+        record = json.loads(text)
     except (ValueError, RecursionError):
         return "not JSON"
-    if not isinstance(record, dict):
-        return "not a record"
     if not isinstance(record.get("asin"), str) or not record["asin"].strip():
         return "no asin"
     return record
