@@ -32,6 +32,16 @@ NO_SUCH_NAME = {
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
 }
 
+#: Where the last 32 bits of an address are the IPv4 address that the packets go to: translated
+#: (NAT64, SIIT), and as it was once written.
+IPV4_WITHIN = tuple(
+    ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")
+)
+#: Networks that some versions of Python take for public, or partly so.
+NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network) for network in ("192.0.0.0/24", "64:ff9b:1::/48", "fec0::/10")
+)
+
 
 def seconds_left() -> float:
     """Return the time left for the errand of this thread; below 0 if it is up."""
@@ -109,10 +119,22 @@ def is_allowed(address: str, networks: Sequence[Network]) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         # An IPv4 address in other clothes is where the packets go.
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
-    if any(ip.version == network.version and ip in network for network in networks):
+        ip = ip.ipv4_mapped or ip.sixtofour or _within(ip) or ip
+    if _is_in(ip, networks):
         return True
-    return ip.is_global and not ip.is_multicast
+    public = ip.is_global and not ip.is_multicast and not ip.is_reserved
+    return public and not _is_in(ip, NOT_PUBLIC)
+
+
+def _is_in(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Sequence[Network]) -> bool:
+    return any(ip.version == network.version and ip in network for network in networks)
+
+
+def _within(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    # The first two of all are no IPv4 addresses: none, and this machine.
+    if int(ip) > 1 and _is_in(ip, IPV4_WITHIN):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return None
 
 
 def manager(options: FetchOptions) -> urllib3.PoolManager:
