@@ -261,6 +261,19 @@ def test_work_on_something_else_is_not_mixed_in(made: Made) -> None:
     refused(made.again(), "holds work with other reviews (Toys: products with user pictures)")
 
 
+@pytest.mark.parametrize("name", [WIDE, "failures.csv", "counters.json"])
+def test_files_of_others_are_not_written_over(
+    name: str, server: PhotoServer, model: Path, tmp_path: Path
+) -> None:
+    dump = write_dump(tmp_path, server, products=2)
+    to = tmp_path / "out"
+    to.mkdir()
+    (to / name).write_text("published")
+    refused(command(dump, model, to), f"{name} is there, but not made here")
+    assert [path.name for path in to.iterdir()] == [name]
+    assert (to / name).read_text() == "published"
+
+
 def test_too_many_malformed_lines_are_refused(
     server: PhotoServer, model: Path, tmp_path: Path
 ) -> None:

@@ -58,24 +58,26 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
 
     Raises:
         UserError: a file or the model is missing, too many lines are malformed, the folder holds
-            work on something else, or another process is working in it.
+            work on something else or files of others by the names of the tables, or another
+            process is working in it.
     """
     folder = absolute(options.to)
     files = categories(
         [absolute(path) for path in options.reviews], [absolute(path) for path in options.metadata]
     )
+    thresholds = sorted(set(options.thresholds))
+    tables = {t: FileSystems.join(folder, table_name(t)) for t in thresholds}
+    failures = FileSystems.join(folder, "failures.csv")
+    counters = FileSystems.join(folder, "counters.json")
+    _refuse_strangers(folder, [*tables.values(), failures, counters])
     model = _exported(options.model)
     with _claimed(folder):
         parts = [Category(name, files[name], folder, model, options, tell) for name in files]
         for category in parts:
             category.check()
         counts = {category.name: category.create() for category in parts}
-        thresholds = sorted(set(options.thresholds))
-        tables = {t: FileSystems.join(folder, table_name(t)) for t in thresholds}
         counts[MERGED] = _merge(parts, tables, folder, options, tell)
-        failures = FileSystems.join(folder, "failures.csv")
         put_together([part for c in parts for part in c.unresolved], FAILURES, failures)
-        counters = FileSystems.join(folder, "counters.json")
         places.write_json(counters, counts)
         due = min((moment for c in parts if (moment := c.due()) is not None), default=None)
     return Created(tables, failures, counters, counts, due)
@@ -131,6 +133,16 @@ def _merge(
         put_together([rows[threshold]], HEADER, path)
         places.clear(rows[threshold])
     return stage.finish(counts)
+
+
+def _refuse_strangers(folder: str, files: Sequence[str]) -> None:
+    """Refuse to write over files that are not of this command, such as the published tables."""
+    there = [path for path in files if FileSystems.exists(path)]
+    if there and not places.has(FileSystems.join(folder, "work", "**")):
+        raise UserError(
+            f"{there[0]} is there, but not made here, or its work/ is gone: give --to another "
+            "folder, or move it away"
+        )
 
 
 def _exported(run_path: str) -> Model:

@@ -29,6 +29,12 @@ def sizes(pattern: str) -> list[tuple[str, int]]:
     return sorted((found.path, found.size_in_bytes) for found in result.metadata_list)
 
 
+def has(pattern: str) -> bool:
+    """Whether there is a file that a pattern names."""
+    (result,) = FileSystems.match([pattern], [1])
+    return bool(result.metadata_list)
+
+
 def open_plain(path: str) -> BinaryIO:
     """Open a file to read its bytes as they are, whatever its name promises."""
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
