@@ -305,6 +305,14 @@ def test_a_download_that_broke_off_is_refused(
         (["second.json.gz"], "second.json.gz: name each file with an option of its own"),
         (["--reviews", "no_5.json.gz"], "there is no file"),
         (["--model", "nowhere"], "not a run folder"),
+        (["--threshold", "0.5", "--threshold", "0.50000001"], "two are of the same table amazon_"),
+        (["--reviews", "cloud://shop/Toys_5.json.gz"], "pip install apache-beam[gcp]"),
+        (["--model", "cloud://shop/run"], "cloud://shop/run: Unable to get filesystem"),
+        (["--to", "cloud://shop/out"], "cloud://shop/out: Unable to get filesystem"),
+        (["--to", "out [1]"], "out [1]: a folder to make cannot have *, ? or [ in its name"),
+        (["--", "--runner=NoSuch"], "--runner NoSuch: Unexpected pipeline runner: NoSuch"),
+        (["--", "--runner", "no.such.Runner"], "--runner no.such.Runner: No module named 'no'"),
+        (["--", "--runner", "trainer.Runner"], "--runner trainer.Runner: module 'trainer' has no"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config import UserError
 from trainer.launch.amazon_reviews import places
-from trainer.launch.amazon_reviews.creating import table_name
+from trainer.launch.amazon_reviews.options import table_name
 from trainer.launch.amazon_reviews.stages import Stage, run
 
 

@@ -22,9 +22,9 @@ from trainer.launch.amazon_reviews.merging import (
     WriteSortedParts,
     put_together,
 )
-from trainer.launch.amazon_reviews.options import ReviewOptions
+from trainer.launch.amazon_reviews.options import ReviewOptions, table_name
 from trainer.launch.amazon_reviews.outcomes import Snapshots, read_rows
-from trainer.launch.amazon_reviews.stages import Counts, Stage, run
+from trainer.launch.amazon_reviews.stages import Counts, Stage, check_runner, run
 
 #: Where the tables are merged below `work`, and their counts: no category has a slash in its name.
 MERGED = "merged/tables"
@@ -57,14 +57,19 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
         tell: takes a line on what is being done.
 
     Raises:
-        UserError: a file or the model is missing, too many lines are malformed, the folder holds
-            work on something else or files of others by the names of the tables, or another
-            process is working in it.
+        UserError: Beam does not know the runner or a kind of path, a file or the model is missing,
+            too many lines are malformed, the folder holds work on something else or files of
+            others by the names of the tables, or another process is working in it.
     """
+    check_runner(options.beam)
     folder = absolute(options.to)
-    files = categories(
-        [absolute(path) for path in options.reviews], [absolute(path) for path in options.metadata]
-    )
+    if any(sign in folder for sign in "*?["):
+        raise UserError(f"{folder}: a folder to make cannot have *, ? or [ in its name")
+    reviews = [absolute(path) for path in options.reviews]
+    metadata = [absolute(path) for path in options.metadata]
+    for path in (folder, *reviews, *metadata, absolute(options.model)):
+        places.check(path)
+    files = categories(reviews, metadata)
     thresholds = sorted(set(options.thresholds))
     tables = {t: FileSystems.join(folder, table_name(t)) for t in thresholds}
     failures = FileSystems.join(folder, "failures.csv")
@@ -81,16 +86,6 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
         places.write_json(counters, counts)
         due = min((moment for c in parts if (moment := c.due()) is not None), default=None)
     return Created(tables, failures, counters, counts, due)
-
-
-def table_name(threshold: float) -> str:
-    """Return the name of a threshold's table, as the published ones are called.
-
-    >>> table_name(0.6)
-    'amazon_review_mean_06_full_images.csv'
-    """
-    digits = f"{threshold:g}".replace(".", "")
-    return f"amazon_review_mean_{digits}_full_images.csv"
 
 
 def _merge(

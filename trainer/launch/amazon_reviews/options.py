@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from trainer.config import UserError
@@ -66,6 +67,10 @@ class ReviewOptions:
                 raise UserError(f"--threshold {threshold:g}: cosines are from -1 to below 1")
         if not self.thresholds:
             raise UserError("--threshold: give at least one")
+        names = [table_name(threshold) for threshold in sorted(set(self.thresholds))]
+        for name, following in pairwise(names):
+            if name == following:
+                raise UserError(f"--threshold: two are of the same table {name}: give one of them")
         for name, value, least in (
             ("--least-pictures", self.least_pictures, 1),
             ("--reduced", self.reduced, 16),
@@ -83,6 +88,16 @@ class ReviewOptions:
                     f"{word}: name each file with an option of its own, --reviews {word}, or put "
                     "a pattern such as 'dump/*_5.json.gz' in quotes; Beam's options come behind --"
                 )
+
+
+def table_name(threshold: float) -> str:
+    """Return the name of a threshold's table, as the published ones are called.
+
+    >>> table_name(0.6)
+    'amazon_review_mean_06_full_images.csv'
+    """
+    digits = f"{threshold:g}".replace(".", "")
+    return f"amazon_review_mean_{digits}_full_images.csv"
 
 
 def fetch_options(**values: Any) -> FetchOptions:

@@ -14,8 +14,22 @@ from typing import Any, BinaryIO
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from trainer.config import UserError
+
 #: Bytes that are copied at once.
 PIECE = 1 << 20
+
+
+def check(path: str) -> None:
+    """Check that Beam can go to where a path is.
+
+    Raises:
+        UserError: it cannot, such as to `gs://` without the packages of Google.
+    """
+    try:
+        FileSystems.get_filesystem(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def find(pattern: str) -> list[str]:

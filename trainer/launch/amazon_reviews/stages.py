@@ -14,7 +14,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.runner import PipelineState
+from apache_beam.runners.runner import PipelineState, create_runner
 
 from trainer.config import UserError
 from trainer.launch.amazon_reviews import places
@@ -114,6 +114,22 @@ class Stage:
         ]
         text = json.dumps([self.settings, names], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_runner(flags: Sequence[str]) -> None:
+    """Check options of Beam before any work.
+
+    Args:
+        flags: as for :func:`run`.
+
+    Raises:
+        UserError: there is no such runner, or its packages are not installed.
+    """
+    name = PipelineOptions(list(flags)).view_as(StandardOptions).runner or RUNNER
+    try:
+        create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner {name}: {error}") from None
 
 
 def run(flags: Sequence[str], build: Callable[[beam.Pipeline], object]) -> Counts:
