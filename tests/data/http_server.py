@@ -97,6 +97,8 @@ class MisbehavingServer:
     - `/resets/2/7`: the connection is reset twice, then picture 7; `/reset`: always;
     - `/garbage`: not HTTP; `/html`: a page; `/html_as_jpeg`: a page called image/jpeg; `/empty`;
     - `/jpeg_as_html/7`: picture 7 called text/html; `/gzip/7`: picture 7, compressed once more;
+    - `/false_gzip/503`: that status, with a page called gzip that is none, and `Location: /jpeg/4`;
+      `/short_error/503`: with less of a page than announced;
     - `/large/1000000`: so many bytes, announced; `/endless`: for ever, not announced;
     - `/bomb`: 64 million pixels in a hundred bytes; `/tiny`: a GIF of one pixel;
     - `/redirect/3/7`: three redirects, then picture 7; `/loop`: a redirect to itself;
@@ -327,6 +329,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def on_gzip(self, *rest: str) -> None:
         self.send(gzip.compress(self.picture(rest)), Content_Encoding="gzip")
+
+    def on_false_gzip(self, status: str, *rest: str) -> None:
+        self.send(PAGE, status=int(status), Content_Encoding="gzip", Location="/jpeg/4")
+
+    def on_short_error(self, status: str, *rest: str) -> None:
+        self.send(PAGE, status=int(status), length=len(PAGE) + 9)
+        self.close_connection = True
 
     def on_large(self, size: str, *rest: str) -> None:
         self.send(b"", length=int(size))

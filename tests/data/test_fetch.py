@@ -79,6 +79,9 @@ FAILURES = [
     ("/endless", "too_large", 1),
     ("/bomb", "too_many_pixels", 1),
     ("/tiny", "too_small", 1),
+    ("/false_gzip/503", "server_error", 3),
+    ("/false_gzip/404", "not_found", 1),
+    ("/short_error/503", "server_error", 3),
     ("/redirect/6/1", "redirect", 1),
     ("/loop", "redirect", 1),
     ("/nowhere", "redirect", 1),
@@ -264,6 +267,7 @@ def test_requests_name_who_asks(server):
 def test_redirects_are_followed_to_where_one_may_go(server):
     found = fetch(server.url("/redirect/3/4"))
     assert (found.url, found.final_url) == (server.url("/redirect/3/4"), server.url("/jpeg/4"))
+    assert fetch(server.url("/false_gzip/302")).final_url == server.url("/jpeg/4")
     elsewhere = server.url("/jpeg/4", "localhost")
     there = server.url(f"/to?{elsewhere}")
     assert fetch(there).final_url == elsewhere

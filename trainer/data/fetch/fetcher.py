@@ -277,9 +277,11 @@ class Fetcher:
         return bytes(content)
 
     def _finish(self, response: Any) -> None:
+        """Read what nobody wants, as it comes: the status has been told, whatever follows."""
         if (response.length_remaining or WORTH_READING + 1) <= WORTH_READING:
-            while response.read1(CHUNK):
-                pass
+            with contextlib.suppress(self._transport.urllib3.exceptions.HTTPError):
+                while response.read1(CHUNK, decode_content=False):
+                    pass
 
     def _status(self, response: Any, host: str) -> Fault:
         """Return what a status other than 200 means, and keep all threads from a busy host."""
