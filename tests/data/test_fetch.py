@@ -433,7 +433,8 @@ def test_mistakes_of_the_caller_are_raised(server):
 
 
 def test_closing_wakes_those_that_wait(server):
-    fetcher = Fetcher(options(back_off=4))
+    # Drawn from 1.5 to 4.5 s: a pause that would outlast the deadline is not begun.
+    fetcher = Fetcher(options(back_off=3))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(fetcher.fetch, server.url("/status/500?wakes"))
         while not server.requests["/status/500?wakes"]:
