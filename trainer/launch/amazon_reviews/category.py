@@ -228,10 +228,16 @@ class Category:
         snapshots = Snapshots(stage.folder)
         size = self._options.fetch.snapshot
 
+        def all_of(pipeline: beam.Pipeline) -> dict[str, Any]:
+            return {
+                "wanted": read_rows(pipeline, products) | "wanted" >> wanted,
+                "done": snapshots.read(pipeline, "pictures", ["url"]),
+                "failed": snapshots.read(pipeline, "failures"),
+            }
+
         def fetch(pipeline: beam.Pipeline) -> None:
             _ = (
-                {"wanted": read_rows(pipeline, products) | "wanted" >> wanted}
-                | _outcomes(pipeline, snapshots)
+                all_of(pipeline)
                 | Pending(time.time())
                 # Without it, some runners would fetch where they have grouped: on few workers.
                 | "spread" >> beam.Reshuffle()
@@ -241,7 +247,7 @@ class Category:
 
         def settle(pipeline: beam.Pipeline) -> None:
             _ = (
-                _outcomes(pipeline, snapshots)
+                all_of(pipeline)
                 | Settle(step)
                 | "cells" >> beam.Map(failure_cells, step, self.name)
                 | WriteSortedParts(unresolved, columns=(1, 2, 0, *range(3, len(FAILURES))))
@@ -263,13 +269,6 @@ def _write(stage: Stage, schema: Any) -> WriteToParquet:
     return WriteToParquet(
         FileSystems.join(stage.folder, "part"), schema, file_name_suffix=".parquet"
     )
-
-
-def _outcomes(pipeline: beam.Pipeline, snapshots: Snapshots) -> dict[str, Any]:
-    return {
-        "done": snapshots.read(pipeline, "pictures", ["url"]),
-        "failed": snapshots.read(pipeline, "failures"),
-    }
 
 
 def failure_cells(row: dict[str, Any], step: str, category: str) -> tuple[str, ...]:

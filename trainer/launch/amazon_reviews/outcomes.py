@@ -87,6 +87,15 @@ def failed_row(failure: Failure, work: Mapping[str, Any], *, first: float) -> di
     return {**dataclasses.asdict(entry), "url": work["url"]}
 
 
+def by_url(rows: dict[str, PCollection]) -> PCollection:
+    """{"wanted": (url, use), "done": rows, "failed": rows} -> (url, what there is of each)."""
+    return {
+        "wanted": rows["wanted"],
+        "done": rows["done"] | "done urls" >> beam.Map(lambda row: (row["url"], None)),
+        "failed": rows["failed"] | "by url" >> beam.Map(lambda row: (row["url"], row)),
+    } | beam.CoGroupByKey()
+
+
 class Pending(beam.PTransform):
     """{"wanted": (url, use), "done": rows, "failed": rows} -> what is left to do.
 
@@ -103,15 +112,7 @@ class Pending(beam.PTransform):
         self._now = now
 
     def expand(self, rows: dict[str, PCollection]) -> PCollection:
-        return (
-            {
-                "wanted": rows["wanted"],
-                "done": rows["done"] | "done urls" >> beam.Map(lambda row: (row["url"], None)),
-                "failed": rows["failed"] | "by url" >> beam.Map(lambda row: (row["url"], row)),
-            }
-            | beam.CoGroupByKey()
-            | "left to do" >> beam.FlatMap(pending, self._now)
-        )
+        return by_url(rows) | "left to do" >> beam.FlatMap(pending, self._now)
 
 
 def pending(group: tuple[str, dict[str, Iterable[Any]]], now: float) -> Iterator[dict[str, Any]]:
@@ -131,10 +132,11 @@ def latest(failures: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 class Settle(beam.PTransform):
-    """{"done": rows, "failed": rows} -> the failures that remain, counted with their reasons.
+    """{"wanted": (url, use), "done": rows, "failed": rows} -> the failures that remain, counted.
 
-    Counters: `STEP_done` addresses with a picture, `STEP_failed_REASON`; and of those that may
-    pass, the distribution `STEP_due` of the times at which they are due, in whole seconds.
+    What is not wanted, as under another threshold before, is passed over. Counters: `STEP_done`
+    addresses with a picture, `STEP_failed_REASON`; and of those that may pass, the distribution
+    `STEP_due` of the times at which they are due, in whole seconds.
 
     Args:
         step: name in front of the counters.
@@ -145,19 +147,14 @@ class Settle(beam.PTransform):
         self._step = step
 
     def expand(self, rows: dict[str, PCollection]) -> PCollection:
-        return (
-            {
-                "done": rows["done"] | "done urls" >> beam.Map(lambda row: (row["url"], None)),
-                "failed": rows["failed"] | "by url" >> beam.Map(lambda row: (row["url"], row)),
-            }
-            | beam.CoGroupByKey()
-            | "settled" >> beam.FlatMap(settled, self._step)
-        )
+        return by_url(rows) | "settled" >> beam.FlatMap(settled, self._step)
 
 
 def settled(group: tuple[str, dict[str, Iterable[Any]]], step: str) -> Iterator[dict[str, Any]]:
     """Count an address, and yield its failure if it remains; see :class:`Settle`."""
     _, rows = group
+    if not any(True for _ in rows["wanted"]):
+        return
     if any(True for _ in rows["done"]):
         Metrics.counter("amazon_reviews", f"{step}_done").inc()
         return
