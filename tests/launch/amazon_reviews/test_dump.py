@@ -95,7 +95,7 @@ def test_lines_become_records_and_what_is_malformed_is_counted(
     counts = read(
         path,
         [{"asin": "B1", "image": ["x"]}, {"asin": "B2", "title": "\N{SNOWMAN}"}],
-        [f"{path}:{line}: {reason}" for line, reason in enumerate(reasons, start=3)],
+        [f"{path}:{line}: {reason}" for line, reason in enumerate(reasons, start=4)],
     )
     assert counts == {"reviews_lines": 9, "reviews_malformed": 7}
 

@@ -102,7 +102,7 @@ class ReadRecords(beam.DoFn):
     def process(self, path: str) -> Iterator[Any]:
         faults = number = 0
         try:
-            for number, line in enumerate(_lines(path), start=1):
+            for number, line in _lines(path):
                 self._lines.inc()
                 record = read_record(line)
                 if not isinstance(record, str):
@@ -135,11 +135,12 @@ def read_record(line: bytes) -> dict[str, Any] | str:
     return record
 
 
-def _lines(path: str) -> Iterator[bytes]:
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, with their numbers in the file."""
     with places.open_plain(path) as stream:
         packed = stream.read(2) == b"\x1f\x8b"
         stream.seek(0)
         lines: BinaryIO = gzip.GzipFile(fileobj=stream) if packed else stream  # type: ignore[assignment]
-        while line := lines.readline(LONGEST):
+        for number, line in enumerate(iter(lambda: lines.readline(LONGEST), b""), start=1):
             if line.strip():
-                yield line
+                yield number, line
