@@ -287,6 +287,10 @@ def test_a_run_of_open_clip_embeds_as_its_visual_tower_does(clip, tmp_path, pict
         ("other", [], "holds no ConvNeXt by the names of OpenCLIP or timm"),
         ("", ["--image-size", "16"], "needs an image size of 32 or more"),
         ("", ["--epsilon", "0"], "epsilon above 0"),
+        ("", ["--set", "image_size=96"], "image_size=96; use --image-size"),
+        ("", ["--set", "model.embedding_dim=4"], "model.embedding_dim=4 does not go with the file"),
+        ("", ["--set", "model.preprocessing=none"], "model.preprocessing=none does not go with"),
+        ("", ["--set", "model.hidden=8"], "would have 2 weights that the file has not"),
     ],
 )
 def test_open_clip_that_cannot_be_converted_is_one_line_and_leaves_nothing(

@@ -112,6 +112,11 @@ def test_a_phase_begins_with_the_weights_of_the_one_before_and_goes_on_after_a_s
     with pytest.raises(UserError, match="did you mean 'last'"):
         Phases.load(file, to=str(halted)).run(None, fresh="lst")
 
+    # Where the folder lies does not matter.
+    whole = whole.rename(tmp_path / "moved")
+    first, last = whole / "1_first", whole / "2_last"
+    assert run(file, whole).exit_code == 0
+
     # Begun anew, the last phase is made again and the first is not.
     made = [os.stat(folder / "model.keras").st_mtime_ns for folder in (first, last)]
     anew = run(file, whole, "--fresh-from", "last", "--yes")
@@ -119,6 +124,20 @@ def test_a_phase_begins_with_the_weights_of_the_one_before_and_goes_on_after_a_s
     now = [os.stat(folder / "model.keras").st_mtime_ns for folder in (first, last)]
     assert now[0] == made[0]
     assert now[1] > made[1]
+
+    # An old run that is not to be deleted does not pass for one of the new weights.
+    note = last / "restored.json"
+    kept = json.loads(note.read_text())
+    assert (
+        kept["weights"] == json.loads((halted / "2_last" / "restored.json").read_text())["weights"]
+    )
+    note.write_text(json.dumps({**kept, "weights": "of another training"}))
+    refused = run(file, whole, "--fresh-from", "last")
+    assert refused.exit_code == 2
+    assert "no terminal to ask on" in refused.output.replace("\n", " ")
+    gone = run(file, whole)
+    assert gone.exit_code == 2
+    assert "other weights of first" in gone.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +149,8 @@ def test_a_phase_begins_with_the_weights_of_the_one_before_and_goes_on_after_a_s
         ("{phases: [first.cnf], nme: x}", "unknown key 'nme'; did you mean 'name'"),
         ("phases: [gone.cnf]", "gone.cnf: no such file"),
         ("phases: [{name: x}]", "phase 1: give the path of a config"),
+        ("{phases: [first.cnf], name: ../x}", "letters, digits"),
+        ("{phases: [first.cnf], set: {lr: 2020-01-01}}", "set needs keys"),
         ("phases: [first.cnf, first.cnf]", "two phases are called first"),
         ("phases: [{config: first.cnf, name: a/b}]", "letters, digits"),
         ("phases: [{config: first.cnf, set: [lr]}]", "set needs keys"),

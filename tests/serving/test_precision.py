@@ -136,3 +136,12 @@ def test_what_cannot_be_had_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="holds a SavedModel"):
         copy_of(foreign, "float16")
+
+
+@pytest.mark.parametrize("precision", ["float32", *NARROW])
+def test_a_sequential_model_can_be_had_too(precision):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    values = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    copied = copy_of(model, precision)(values)
+    assert keras.backend.standardize_dtype(copied.dtype) == "float32"
+    np.testing.assert_allclose(copied, model(values), atol=0.02)

@@ -5,12 +5,14 @@ import csv
 import os
 import signal
 
+import keras
 import numpy as np
 import pytest
 
 from trainer.config import UserError
 from trainer.training.interrupts import Interrupted
-from trainer.training.loop import fit
+from trainer.training.loop import _learning_rate, fit
+from trainer.training.schedules import constant
 from trainer.training.trackers.csv_log import CsvLog
 
 from . import tasks
@@ -257,3 +259,10 @@ def test_an_error_in_the_data_saves_what_was_trained(tmp_path):
         fit(task)
     assert "\n" not in str(error.value)
     assert "step-000000007.npz" in os.listdir(tmp_path / "checkpoints")
+
+
+def test_the_rate_that_is_logged_is_that_before_the_factors_of_parts():
+    schedule = constant(0.1, 10, 5)
+    for scale in (1.0, 0.01):
+        groups = [(keras.optimizers.SGD(schedule.scaled(scale)), [])]
+        assert _learning_rate(groups, 3) == pytest.approx(0.1)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer import losses
 from trainer.losses.memory import CrossBatchMemory
+from trainer.models.names import restart_numbers
 from trainer.training.loop import fit
 from trainer.training.momentum_encoder import MomentumEncoder
 
@@ -206,3 +207,27 @@ def test_without_a_momentum_there_is_no_copy():
     assert MomentumEncoder.of(model, losses.get("circle")) is None
     followed = CrossBatchMemory(losses.get("circle"), momentum=0.9)
     assert MomentumEncoder.of(model, followed).momentum == 0.9
+
+
+@keras.saving.register_keras_serializable("tests")
+class Held(keras.layers.Layer):
+    """A layer with another in it that has no name."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_names_of_the_copy_do_not_depend_on_what_was_built_before(before):
+    restart_numbers()
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Held(name="held")(inputs))
+    for _ in range(before):
+        keras.layers.Dense(2)
+    assert list(MomentumEncoder(model, 0.5).variables) == [
+        "00000/held/dense/kernel", "00001/held/dense/bias",
+    ]  # fmt: skip

@@ -120,7 +120,9 @@ def plain_text(value: Any) -> str:
     """Return `value` as text without quotes, the form that `Parameter.parse` reads."""
     if isinstance(value, list | tuple):
         return ", ".join(plain_text(part) for part in value)
-    return value if isinstance(value, str) else format_value(value)
+    if value is None or isinstance(value, bool | int | float):
+        return format_value(value)
+    return str(value)
 
 
 def _split(line: str, origin: str) -> tuple[str, str]:

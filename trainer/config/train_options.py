@@ -69,7 +69,7 @@ class TrainOptions:
         most=1,
     )
     layer_blocks: str = option(
-        r"((stage|stack|group|conv|layer|block)s?_?\d+[a-z]?)(_block_?\d+)?",
+        r"((stage|stack|group|conv|layer|block)s?_?((dw|pw)_)?\d+[a-z]?)(_block_?\d+)?",
         "regular expression that finds the name of a block in the path of a weight, for "
         "layer_lr_decay; a weight without one belongs to the block before it",
         regex=True,

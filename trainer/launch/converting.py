@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,7 @@ def convert_swinv2(
         "image_size": sizes.image_size,
         "loss": "triplet_margin",
     }
-    config = JobConfig.from_mapping(values, overrides, source="swinv2", name=to.name)
-    if config.image_size != sizes.image_size:
-        raise UserError(f"--set: image_size={config.image_size}; use --image-size for that")
-    model = config.build("model", config.image_size)
+    config, model = _build(values, overrides, "swinv2", to)
     load_swinv2(model.get_layer(TRUNK), arrays, path)
     return _write_run(model, config, path, to)
 
@@ -159,10 +156,35 @@ def convert_open_clip(
         "image_size": image_size or sizes.image_size,
         "loss": "triplet_margin",
     }
-    config = JobConfig.from_mapping(values, overrides, source="open-clip", name=to.name)
-    model = config.build("model", config.image_size)
+    config, model = _build(values, overrides, "open-clip", to)
     load_open_clip(model.get_layer(TRUNK), arrays, path)
     return _write_run(model, config, path, to)
+
+
+def _build(
+    values: Mapping[str, Any], overrides: Sequence[str], source: str, to: Path
+) -> tuple[JobConfig, keras.Model]:
+    """Return the config of a converted run, and its model, with all weights to come from the file.
+
+    Raises:
+        UserError: an override changes what the file decides, or adds weights that it has not.
+    """
+    from trainer.models import TRUNK
+
+    plain = JobConfig.from_mapping(values, (), source=source, name=to.name).to_dict()
+    config = JobConfig.from_mapping(values, overrides, source=source, name=to.name)
+    given = config.to_dict()
+    if config.image_size != plain["image_size"]:
+        raise UserError(f"--set: image_size={config.image_size}; use --image-size for that")
+    for key in values:
+        # The length of an embedding is no weight.
+        if key.startswith("model") and key != "model.normalize" and given.get(key) != plain[key]:
+            raise UserError(f"--set: {key}={given.get(key)} does not go with the file's weights")
+    model = config.build("model", config.image_size)
+    beside = len(model.weights) - len(model.get_layer(TRUNK).weights)
+    if beside:
+        raise UserError(f"--set: the model would have {beside} weights that the file has not")
+    return config, model
 
 
 def _swinv2_trunk(sizes: Sizes) -> str:

@@ -173,6 +173,8 @@ def _model_at(run: RunFolder, size: int) -> keras.Model:
     Raises:
         UserError: the run has no model, or its net is bound to the size it was trained with.
     """
+    import keras
+
     from trainer.models.weights.assign import assign
     from trainer.training.step import to_numpy
 
@@ -181,11 +183,16 @@ def _model_at(run: RunFolder, size: int) -> keras.Model:
     if size == config.image_size:
         return model
     wanted = f"image_size={size}"
+    before = keras.config.dtype_policy()
+    # Layers go by the policy of the process, which was another when the run was trained.
+    keras.config.set_dtype_policy(config.training.precision)
     try:
         other = build_model(dataclasses.replace(without_weights(config), image_size=size))
     except (UserError, ValueError) as error:
         words = str(error).partition("\n")[0]
         raise UserError(f"{wanted}: no such net as that of {run.path} ({words})") from None
+    finally:
+        keras.config.set_dtype_policy(before)
     bound = f"{wanted}: the net of {run.path} is bound to pictures of {config.image_size}"
     if other.output_shape != model.output_shape:
         lengths = f"{model.output_shape[-1]} to {other.output_shape[-1]}"

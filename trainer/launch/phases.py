@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
+import gc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,11 @@ from rich.table import Table
 from trainer.config import JobConfig, UserError, nearest
 from trainer.config.cnf import plain_text
 from trainer.launch.run_folder import RunFolder
+from trainer.launch.starting import weights_of
 from trainer.launch.summary import HEADLINE, run_and_show
 
 #: What a file of phases may say, and what it may say of a phase.
 KEYS, PHASE_KEYS = ("name", "set", "phases"), ("config", "name", "set", "match")
-#: File beside the runs that tells which weights each of them began with.
-RECORD = "phases.json"
-
 State = Literal["done", "begun", "waiting"]
 
 
@@ -47,11 +45,18 @@ class Phase:
             return "done"
         return "begun" if self.folder.exists("config.json") else "waiting"
 
-    def weights(self) -> str:
-        """Return what tells the weights of the finished run from those of another training."""
-        evaluation = self.folder.read_json("evaluation.json")
-        kept = [self.config.fingerprint(), evaluation.get("trained", {}).get("metrics")]
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    def begun(self) -> Phase:
+        """Return the phase with `init_from` as the run has it, which may have been moved since."""
+        if self.state == "waiting":
+            return self
+        before = self.folder.config().init_from
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, init_from=before))
+
+    def began_with(self) -> str | None:
+        """Return what :func:`weights_of` said of the run that this one began with."""
+        if not self.folder.exists("restored.json"):
+            return None
+        return self.folder.read_json("restored.json").get("weights")
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,12 @@ class Phases:
             if phase.state == "done" and number < anew:
                 console.print(f"{phase.name}: done", markup=False)
                 continue
-            self._note(number)
-            run_and_show(phase.config, run_dir=phase.folder.path, fresh=number >= anew, yes=yes)
-            if phase.state != "done":
-                return  # a question was answered with no
+            fresh_now = number >= anew
+            config = (phase if fresh_now else phase.begun()).config
+            if not run_and_show(config, run_dir=phase.folder.path, fresh=fresh_now, yes=yes):
+                return
+            # Model and moments refer to one another in circles, and would stay beside the next.
+            gc.collect()
         self.show(console)
 
     def show(self, console: Console) -> None:
@@ -172,7 +179,6 @@ class Phases:
 
     def _check(self, anew: int) -> None:
         """Refuse, before anything runs, what a later phase would end with."""
-        record = self._record()
         gap = ""
         for number, phase in enumerate(self.phases[:anew]):
             if phase.state == "waiting":
@@ -180,7 +186,7 @@ class Phases:
                 continue
             again = f"begin it anew with --fresh-from {phase.name}"
             try:
-                phase.folder.check(phase.config)
+                phase.folder.check(phase.begun().config)
             except UserError as error:
                 what = str(error).partition("; ")[0]
                 raise UserError(f"{what}; take another folder (--to), or {again}") from None
@@ -189,23 +195,20 @@ class Phases:
                     f"phase {phase.name} has begun, but {gap} before it has not; {again}"
                 )
             before = self.phases[number - 1] if number else None
-            if before and (before.state != "done" or record.get(phase.name) != before.weights()):
+            if before and not _follows(phase, before):
                 raise UserError(
                     f"phase {phase.name} began with other weights of {before.name} than are in "
                     f"{before.folder.path} now; {again}"
                 )
 
-    def _note(self, number: int) -> None:
-        """Write down which weights the phase begins with."""
-        if number:
-            phase = self.phases[number]
-            weights = self.phases[number - 1].weights()
-            root = RunFolder(self.folder)
-            root.write_json(RECORD, {**self._record(), phase.name: weights})
 
-    def _record(self) -> Mapping[str, Any]:
-        root = RunFolder(self.folder)
-        return root.read_json(RECORD) if root.exists(RECORD) else {}
+def _follows(phase: Phase, before: Phase) -> bool:
+    """Return whether the run of a phase began with the weights that the one before has now."""
+    if before.state != "done":
+        return False
+    began = phase.began_with()
+    # One that had not come so far yet will begin with them.
+    return began == weights_of(before.folder) or (began is None and phase.state == "begun")
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -221,6 +224,8 @@ def _read(path: str) -> dict[str, Any]:
     if not given["phases"]:
         raise UserError(f"{path}: phases names no config")
     _check_set(path, given)
+    if "name" in given:
+        _check_name(path, given["name"])
     return {"set": {}, **given}
 
 
@@ -232,19 +237,28 @@ def _entry(path: str, number: int, item: Any) -> dict[str, Any]:
         raise UserError(f"{where}: give the path of a config, or a mapping with `config`")
     _check_keys(where, entry, PHASE_KEYS)
     entry = {"name": Path(entry["config"]).stem, "set": {}, "match": "all", **entry}
-    name = entry["name"]
-    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"{where}: name is {name!r}; letters, digits, - and _ are allowed")
+    _check_name(where, entry["name"])
     _check_set(where, entry)
     if entry["match"] not in ("all", "matching"):
         raise UserError(f"{where}: match is {entry['match']!r}; all or matching")
     return entry
 
 
+def _check_name(where: str, name: Any) -> None:
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise UserError(f"{where}: name is {name!r}; letters, digits, - and _ are allowed")
+
+
 def _check_set(where: str, given: Mapping[str, Any]) -> None:
     changes = given.get("set", {})
-    if not isinstance(changes, dict) or any(isinstance(v, dict) for v in changes.values()):
+    if not isinstance(changes, dict) or not all(map(_is_value, changes.values())):
         raise UserError(f"{where}: set needs keys with values, such as set: {{lr: 0.001}}")
+
+
+def _is_value(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_value, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _check_keys(where: str, given: Mapping[Any, Any], known: Iterable[str]) -> None:

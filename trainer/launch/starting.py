@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
@@ -29,7 +32,7 @@ def starting_model(config: JobConfig, folder: RunFolder) -> keras.Model:
     1. **resume**: the run has a checkpoint. The loop restores it, so nothing else is read, which
        may be gone or be slow to get.
     2. **continue**: `init_from` names weights. All of them, or those that match, with a fresh
-       optimizer. What matched is logged and, weight by weight, in `restored.json` of the run.
+       optimizer. `restored.json` of the run says of which training they were, and what matched.
     3. **initialise**: `model.weights` names weights of the trunk.
     4. **scratch**: random weights, from the seed.
 
@@ -46,13 +49,22 @@ def starting_model(config: JobConfig, folder: RunFolder) -> keras.Model:
         return build_model(without_weights(config))
     if config.init_from and config.init_match == "matching":
         model = build_model(config)
-        _take_matching(model, config.init_from, folder)
+        _note(folder, config.init_from, _take_matching(model, config.init_from))
         return model
     if config.init_from:
         model = build_model(without_weights(config))
         _take_all(model, config.init_from)
+        _note(folder, config.init_from, {})
         return model
     return build_model(config)
+
+
+def weights_of(run: RunFolder) -> str:
+    """Return what tells the weights of a finished run from those of any other training: a hash of
+    its config and of what it reached, 64 hex digits."""
+    reached = run.read_json("evaluation.json").get("trained", {}).get("metrics")
+    text = json.dumps([run.config().fingerprint(), reached], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_start(config: JobConfig, path: str, *, fresh: bool = False) -> None:
@@ -120,17 +132,22 @@ def _take_all(model: keras.Model, source: str) -> None:
     LOG.info("beginning with the weights of %s", source)
 
 
-def _take_matching(model: keras.Model, source: str, folder: RunFolder) -> None:
-    import tensorflow as tf
-
+def _take_matching(model: keras.Model, source: str) -> dict[str, Any]:
     from trainer.models.weights.assign import assign_matching
-    from trainer.training.strategy import is_chief
 
     matched = assign_matching(model, _arrays(source), f"init_from={source}")
     LOG.info("beginning with weights of %s: %s", source, matched)
+    return dataclasses.asdict(matched)
+
+
+def _note(folder: RunFolder, source: str, matched: Mapping[str, Any]) -> None:
+    import tensorflow as tf
+
+    from trainer.training.strategy import is_chief
+
     if is_chief(tf.distribute.get_strategy()):
-        report = {"source": source, **dataclasses.asdict(matched)}
-        folder.write_json("restored.json", report)
+        run = None if source.endswith(FILES) else weights_of(RunFolder(source))
+        folder.write_json("restored.json", {"source": source, "weights": run, **matched})
 
 
 def _arrays(source: str) -> dict[str, np.ndarray]:

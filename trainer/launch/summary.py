@@ -80,7 +80,7 @@ def run_and_show(
     yes: bool = False,
     run_dir: str | None = None,
     debug: bool = False,
-) -> None:
+) -> bool:
     """Run a whole job on this machine, and print what it reached.
 
     Args:
@@ -89,6 +89,9 @@ def run_and_show(
         yes: do not ask before deleting it.
         run_dir: run folder, by default the job's name below `job_dir`.
         debug: open IPython on the terminal before the first step.
+
+    Returns:
+        Whether it was run: not, if an old run was not to be deleted.
 
     Raises:
         UserError: something that the user can mend.
@@ -109,11 +112,12 @@ def run_and_show(
         old = find_old_run(config, path)
         if old is not None and not agreed(old, console, yes=yes):
             console.print("Nothing was run.")
-            return
+            return False
     console.print(f"[bold]{config.name}[/bold] in {path}", soft_wrap=True)
     result = job.run(config, fresh=fresh, run_dir=run_dir, debug=debug)
     if result.trained:
         show_result(result, console)
+    return True
 
 
 def log_to(console: Console) -> None:

@@ -219,7 +219,11 @@ def mildnet(
     """
     if embedding_dim is not None and embedding_dim < 1:
         raise ValueError(f"embedding_dim must be above 0 or none, not {embedding_dim}")
-    for share in (*(dropout if isinstance(dropout, tuple) else (dropout,)), embedding_dropout):
+    if not 0 <= embedding_dropout < 1:
+        raise ValueError(
+            f"embedding_dropout must be at least 0 and below 1, not {embedding_dropout}"
+        )
+    for share in dropout if isinstance(dropout, tuple) else (dropout,):
         if not 0 <= share < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {share}")
     component, _ = parse_trunk(trunk)

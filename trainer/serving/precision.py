@@ -43,6 +43,8 @@ def copy_of(model: keras.Model, precision: Precision = "float32") -> keras.Model
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
     config = model.get_config()
     if precision not in ("float16", "bfloat16"):
         copy = model.__class__.from_config(config)

@@ -84,10 +84,10 @@ def _trunk_scales(model: keras.Model, options: TrainOptions, trunk: set[str]) ->
     if options.layer_lr_decay == 1 or not options.trunk_lr_scale:
         return dict.fromkeys(paths, options.trunk_lr_scale)
     found = [re.search(options.layer_blocks, path) for path in paths]
-    if not any(found):
+    if len({match[0] for match in found if match}) < 2:
         first = f"its first weight is {paths[0]}" if paths else "the model has no trunk"
         raise UserError(
-            "train.layer_lr_decay: train.layer_blocks finds no block in the names of the trunk's "
+            "train.layer_lr_decay: train.layer_blocks finds no blocks in the names of the trunk's "
             f"weights; {first}"
         )
     # In the order of the net; what comes before the first block is one of its own.

@@ -131,6 +131,10 @@ def fit(task: Task) -> Outcome:
         state.restore(arrays)
         step, best_step, best_score = meta["step"], meta["best_step"], meta["best_score"]
         LOG.info("going on from step %d", step)
+        # They are as large as the model with all its moments.
+        del arrays
+    saved_step = step if found is not None else -1
+    del found
 
     def coming_batches() -> Any:
         return _distributed(strategy, task.batches, step * options.accumulate)
@@ -144,7 +148,6 @@ def fit(task: Task) -> Outcome:
     images_per_step = task.images_per_batch * options.accumulate
     trackers = task.trackers if chief else Trackers()
     trackers.start(step, task.config)
-    saved_step = step if found is not None else -1
     unchecked: list[Any] = []
     losses: list[float] = []
     speed = 0.0
@@ -323,8 +326,11 @@ def _better(monitor: str | None, score: float, best: float | None) -> bool:
 def _learning_rate(
     groups: Sequence[tuple[keras.optimizers.Optimizer, list[Any]]], step: int
 ) -> float:
+    """Return the rate of a step before the factors that parts of the model have."""
     rate = groups[0][0]._learning_rate
-    return float(rate(step)) if callable(rate) else float(to_numpy(rate.value))
+    if callable(rate):
+        return float(rate(step)) / getattr(rate, "scale", 1.0)
+    return float(to_numpy(rate.value))
 
 
 def _check_identity(path: str, meta: Mapping[str, Any], identity: Mapping[str, str]) -> None:

@@ -32,6 +32,8 @@ class MomentumEncoder:
         pairs = list(zip(self._copy.weights, model.weights, strict=True))
         self._following = [pair for pair in pairs if id(pair[1]) in trained]
         self._equal = [pair for pair in pairs if id(pair[1]) not in trained]
+        # By the model's paths: Keras numbers layers without a name anew, and the copy's are later.
+        self._paths = [weight.path for weight in model.weights]
 
     @classmethod
     def of(cls, model: keras.Model, loss: Any) -> MomentumEncoder | None:
@@ -44,8 +46,10 @@ class MomentumEncoder:
     def variables(self) -> dict[str, Any]:
         """The weights of the copy, under stable keys."""
         return {
-            f"{place:05d}/{weight.path}": weight.value
-            for place, weight in enumerate(self._copy.weights)
+            f"{place:05d}/{path}": weight.value
+            for place, (path, weight) in enumerate(
+                zip(self._paths, self._copy.weights, strict=True)
+            )
         }
 
     def __call__(self, images: Any) -> Any:
