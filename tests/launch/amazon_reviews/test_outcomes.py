@@ -111,6 +111,8 @@ def test_a_failure_adds_to_the_one_before() -> None:
     second = failed_row(failure, {**work, "failed": first}, first=60.0)
     assert (second["attempts"], second["runs"]) == (6, 2)
     assert second["next_try"] == pytest.approx(now + 120, abs=5)
+    week = failed_row(failure, {**work, "failed": first}, first=7 * 86_400.0)
+    assert week["next_try"] == pytest.approx(now + 7 * 86_400, abs=5)
     for_good = Failure("http://a/b.jpg", "not_found", "404", attempts=1, retry=False)
     assert failed_row(for_good, work, first=60.0)["next_try"] is None
 

@@ -80,10 +80,11 @@ def failed_row(failure: Failure, work: Mapping[str, Any], *, first: float) -> di
     Args:
         failure: of this start.
         work: the row of :class:`Pending` that it is of.
-        first: seconds until it is due again after the first start, if it may pass at all.
+        first: seconds until it is due again after the first start, if it may pass at all; doubled
+            with each start up to a day, if that is longer.
     """
     previous = Entry(**work["failed"]) if work["failed"] else None
-    entry = Entry.after(failure, previous, first=first)
+    entry = Entry.after(failure, previous, first=first, longest=max(first, 86_400.0))
     return {**dataclasses.asdict(entry), "url": work["url"]}
 
 
