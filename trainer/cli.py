@@ -830,7 +830,7 @@ def amazon_reviews(
                 user_agent=user_agent,
             ),
             retry_after=retry_after,
-            threads=threads or 2 * per_host,
+            threads=2 * per_host if threads is None else threads,
             snapshot=snapshot,
         ),
         beam=tuple(beam_options or ()),

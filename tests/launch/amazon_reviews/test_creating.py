@@ -300,6 +300,7 @@ def test_a_download_that_broke_off_is_refused(
         (["--threshold", "1"], "--threshold 1: cosines are from -1 to below 1"),
         (["--least-pictures", "0"], "--least-pictures 0 must be at least 1"),
         (["--per-host", "0", "--threads", "4"], "per_host=0 must be at least 1"),
+        (["--threads", "0"], "--threads 0 must be at least 1"),
         (["--snapshot", "0"], "--snapshot 0 must be at least 1"),
         (["--most-malformed", "2"], "--most-malformed 2 must be from 0 to 1"),
         (["second.json.gz"], "second.json.gz: name each file with an option of its own"),
