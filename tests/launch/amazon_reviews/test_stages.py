@@ -10,7 +10,7 @@ import pytest
 from trainer.config import UserError
 from trainer.launch.amazon_reviews import places
 from trainer.launch.amazon_reviews.options import table_name
-from trainer.launch.amazon_reviews.stages import Stage, run
+from trainer.launch.amazon_reviews.stages import Stage, check_options, run
 
 
 def stage(folder: Path, **settings: object) -> Stage:
@@ -67,6 +67,11 @@ class Ends(beam.DoFn):
 def test_errors_of_transforms_are_themselves(error: type[BaseException]) -> None:
     with pytest.raises(error):
         run([], lambda pipeline: pipeline | beam.Create([1]) | beam.ParDo(Ends(error)))
+
+
+def test_options_of_servers_and_beams_own_pass() -> None:
+    check_options(["--direct_running_mode", "multi_processing", "--direct_num_workers=2"])
+    check_options(["--runner", "FlinkRunner", "--flink_master", "a:1", "--parallelism", "16"])
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from trainer.launch.amazon_reviews.merging import (
 )
 from trainer.launch.amazon_reviews.options import ReviewOptions, table_name
 from trainer.launch.amazon_reviews.outcomes import Snapshots, read_rows
-from trainer.launch.amazon_reviews.stages import Counts, Stage, check_runner, run
+from trainer.launch.amazon_reviews.stages import Counts, Stage, check_options, run
 
 #: Where the tables are merged below `work`, and their counts: no category has a slash in its name.
 MERGED = "merged/tables"
@@ -57,11 +57,11 @@ def create(options: ReviewOptions, *, tell: Callable[[str], object] = lambda lin
         tell: takes a line on what is being done.
 
     Raises:
-        UserError: Beam does not know the runner or a kind of path, a file or the model is missing,
+        UserError: Beam does not know an option or a kind of path, a file or the model is missing,
             too many lines are malformed, the folder holds work on something else or files of
             others by the names of the tables, or another process is working in it.
     """
-    check_runner(options.beam)
+    check_options(options.beam)
     folder = absolute(options.to)
     if any(sign in folder for sign in "*?["):
         raise UserError(f"{folder}: a folder to make cannot have *, ? or [ in its name")

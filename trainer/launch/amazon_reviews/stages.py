@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import time
@@ -22,6 +24,9 @@ from trainer.launch.amazon_reviews import places
 #: Beam's direct runner inside this process. By the name DirectRunner, Beam looks for an executable
 #: of another one on the web first.
 RUNNER = "FnApiRunner"
+
+#: In names of runners that are servers.
+SERVERS = ("flink", "spark", "portable", "prism")
 
 #: What a pipeline counted: counters, and the least value of distributions.
 Counts = dict[str, int]
@@ -116,20 +121,36 @@ class Stage:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_runner(flags: Sequence[str]) -> None:
+def check_options(flags: Sequence[str]) -> None:
     """Check options of Beam before any work.
 
     Args:
         flags: as for :func:`run`.
 
     Raises:
-        UserError: there is no such runner, or its packages are not installed.
+        UserError: there is no such runner or option, a value is none of its option, or packages
+            of the runner are not installed.
     """
-    name = PipelineOptions(list(flags)).view_as(StandardOptions).runner or RUNNER
+    name, said = RUNNER, io.StringIO()
+    parsers: list[argparse.ArgumentParser] = []
     try:
-        create_runner(name)
+        with contextlib.redirect_stderr(said):
+            name = PipelineOptions(list(flags)).view_as(StandardOptions).runner or RUNNER
+            create_runner(name)
+            # Beam itself passes over what it does not know; this is how to come by its parser.
+            PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+            _, unknown = parsers[0].parse_known_args(list(flags))
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--runner {name}: {error}") from None
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        # Beam's parser says what is wrong behind the list of all options.
+        words = said.getvalue().rpartition("error: ")[2].strip()
+        raise UserError(f"Beam's options: {words}") from None
+    # Servers of these have options of their own, which Beam asks them for.
+    if unknown and not any(server in name.lower() for server in SERVERS):
+        raise UserError(f"Beam has no option {unknown[0]}")
 
 
 def run(flags: Sequence[str], build: Callable[[beam.Pipeline], object]) -> Counts:
