@@ -77,10 +77,10 @@ def main(argv: list[str]) -> None:
                 kind: [_name(f"{address}/{number}.jpg") in there for number in numbers]
                 for kind, numbers in kinds.items()
             }
-            kept = sum(found["right"]) + sum(found["wrong"]) or 1
+            kept = sum(found["right"]) + sum(found["wrong"])
             shares = [f"{100 * sum(mine) / len(mine):.1f}" for mine in found.values()]
             rows.append(
-                [f"{threshold:g}", *shares, f"{100 * sum(found['right']) / kept:.1f}", kept]
+                [f"{threshold:g}", *shares, f"{100 * sum(found['right']) / max(kept, 1):.1f}", kept]
             )
     print(machine("apache-beam", "tensorflow"))
     print_table(
