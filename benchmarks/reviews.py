@@ -77,11 +77,10 @@ def main(argv: list[str]) -> None:
                 kind: [_name(f"{address}/{number}.jpg") in there for number in numbers]
                 for kind, numbers in kinds.items()
             }
-            kept = sum(found["right"]) + sum(found["wrong"])
+            right, wrong = sum(found["right"]), sum(found["wrong"])
             shares = [f"{100 * sum(mine) / len(mine):.1f}" for mine in found.values()]
-            rows.append(
-                [f"{threshold:g}", *shares, f"{100 * sum(found['right']) / max(kept, 1):.1f}", kept]
-            )
+            pure = f"{100 * right / max(right + wrong, 1):.1f}"
+            rows.append([f"{threshold:g}", *shares, pure, right + wrong])
     print(machine("apache-beam", "tensorflow"))
     print_table(
         f"{len(shop)} products, {len(files):,} pictures at local addresses, {seconds:.0f} s; "
