@@ -89,8 +89,8 @@ def test_the_form_offers_every_config():
     # docs/swinv2_sop.md is their guide.
     swinv2 = {name for name in there if name.startswith("image_retrieval/swinv2_")}
     # These are for data of their own, which has to be fetched or prepared first.
-    prototrain = {name for name in there if name.startswith("prototrain/")}
-    assert set(offered) == there - fashion - swinv2 - prototrain
+    fetched = {n for n in there if n.startswith(("prototrain/", "product_recognition/"))}
+    assert set(offered) == there - fashion - swinv2 - fetched
     assert len(offered) == len(set(offered))
 
 
