@@ -179,26 +179,16 @@ class Phases:
 
     def _check(self, anew: int) -> None:
         """Refuse, before anything runs, what a later phase would end with."""
-        gap = ""
         for number, phase in enumerate(self.phases[:anew]):
             if phase.state == "waiting":
-                gap = gap or phase.name
                 continue
-            again = f"begin it anew with --fresh-from {phase.name}"
-            try:
-                phase.folder.check(phase.begun().config)
-            except UserError as error:
-                what = str(error).partition("; ")[0]
-                raise UserError(f"{what}; take another folder (--to), or {again}") from None
-            if gap:
-                raise UserError(
-                    f"phase {phase.name} has begun, but {gap} before it has not; {again}"
-                )
+            again = f"--fresh-from {phase.name}"
+            phase.folder.check(phase.begun().config, anew=again)
             before = self.phases[number - 1] if number else None
             if before and not _follows(phase, before):
                 raise UserError(
                     f"phase {phase.name} began with other weights of {before.name} than are in "
-                    f"{before.folder.path} now; {again}"
+                    f"{before.folder.path} now; begin it anew with {again}"
                 )
 
 

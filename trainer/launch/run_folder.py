@@ -66,8 +66,12 @@ class RunFolder:
         folder.write_json("config.json", config.to_dict())
         return folder
 
-    def check(self, config: JobConfig) -> None:
+    def check(self, config: JobConfig, *, anew: str = "--fresh") -> None:
         """Check that the folder is free for `config`, or holds a run of it.
+
+        Args:
+            config: of the job.
+            anew: option of the command that begins the run anew, for the message.
 
         Raises:
             UserError: it holds a run of another config, or files that are not a run's.
@@ -87,7 +91,7 @@ class RunFolder:
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
         raise UserError(
             f"{self.path}: holds a run of another config ({differences[0]}{more}); "
-            "choose another run folder, or start again with --fresh"
+            f"choose another run folder, or start again with {anew}"
         )
 
     def config(self) -> JobConfig:
