@@ -62,8 +62,9 @@ def row(**changes):
 
 def comparison(*rows):
     return SearchComparison(
-        "e.npz", 60_000, 128, 1000, 10, True, 2, 5, {}, rows, ("annoy left out: [mildnet]",)
-    )
+        source="e.npz", items=60_000, dimensions=128, queries=1000, k=10, inside=True, threads=2,
+        repeats=5, machine={}, rows=rows, notes=("annoy left out: [mildnet]",),
+    )  # fmt: skip
 
 
 def test_a_run_is_searched_with_its_model_on_its_test_split(finished, tmp_path):

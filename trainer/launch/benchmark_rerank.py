@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from trainer.config import UserError
 from trainer.launch.environment import describe_machine
-from trainer.launch.searched import Searched
+from trainer.launch.searched import Comparison, Searched
 from trainer.retrieval.rerank.cost import measure
 from trainer.retrieval.rerank.options import METHODS, PostProcessing
 from trainer.retrieval.rerank.quality import Quality, quality
@@ -39,35 +37,15 @@ class MethodResult:
     peak_bytes: int | None
 
 
-@dataclass(frozen=True)
-class RerankComparison:
+@dataclass(frozen=True, kw_only=True)
+class RerankComparison(Comparison):
     """What was measured, and on what.
 
     Attributes:
-        source: run folder or file that the embeddings are from.
-        items: items that were searched.
-        dimensions: of an embedding.
-        queries: queries that were asked.
-        k: items ranked for each.
-        inside: whether queries are items themselves, each of which leaves itself out.
-        machine: processor, cores and versions.
         rows: each method.
-        notes: what was left out, and why.
     """
 
-    source: str
-    items: int
-    dimensions: int
-    queries: int
-    k: int
-    inside: bool
-    machine: dict[str, Any]
     rows: tuple[MethodResult, ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; times are in seconds."""
-        return dataclasses.asdict(self)
 
 
 def compare_methods(

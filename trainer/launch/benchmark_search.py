@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from trainer.data.files import write_bytes
 from trainer.launch import pages
 from trainer.launch.environment import describe_machine
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searched import Searched
+from trainer.launch.searched import Comparison, Searched
 from trainer.retrieval.ranking import processors
 from trainer.retrieval.speed import SWEEPS, SearchSpeed, SearchTask, measure_index
 
@@ -53,39 +52,19 @@ class SearchOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class SearchComparison:
+@dataclass(frozen=True, kw_only=True)
+class SearchComparison(Comparison):
     """What was measured, and on what.
 
     Attributes:
-        source: run folder or file that the embeddings are from.
-        items: items that were searched.
-        dimensions: of an embedding.
-        queries: queries that were asked.
-        k: neighbours for each.
-        inside: whether the queries are items themselves, each of which leaves itself out.
         threads: threads that FAISS and Annoy could use.
         repeats: timed calls with all queries at each setting.
-        machine: processor, cores and versions.
         rows: each index at each of its settings.
-        notes: what was left out, and why.
     """
 
-    source: str
-    items: int
-    dimensions: int
-    queries: int
-    k: int
-    inside: bool
     threads: int
     repeats: int
-    machine: dict[str, Any]
     rows: tuple[SearchSpeed, ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; times are in seconds."""
-        return dataclasses.asdict(self)
 
 
 def compare_run(

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.embeddings_file import read_embeddings
 from trainer.retrieval.metrics import chosen_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What several ways to search were measured on.
+
+    Attributes:
+        source: run folder or file that the embeddings are from.
+        items: items that were searched.
+        dimensions: of an embedding.
+        queries: queries that were asked.
+        k: neighbours for each.
+        inside: whether queries are items themselves, each of which leaves itself out.
+        machine: processor, cores and versions.
+        notes: what was left out, and why.
+    """
+
+    source: str
+    items: int
+    dimensions: int
+    queries: int
+    k: int
+    inside: bool
+    machine: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; times are in seconds."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
