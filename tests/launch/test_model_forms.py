@@ -14,7 +14,7 @@ from trainer.launch import benchmark_model
 from trainer.launch.benchmark_model import forms_of, measure_speed
 from trainer.launch.evaluating import ModelForm, export_run, load_model
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searching import load_catalogue
+from trainer.serving.catalogue import load_catalogue
 from trainer.serving.embedder import Embedder
 from trainer.serving.timing import ColdTiming, Timing
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from trainer.cli import app
 from trainer.config import UserError
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searching import index_catalogue, load_catalogue, search_images
+from trainer.launch.searching import index_catalogue, search_images
+from trainer.serving.catalogue import load_catalogue
 
 RUNNER = CliRunner()
 

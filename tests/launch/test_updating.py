@@ -16,10 +16,12 @@ from trainer.config import UserError
 from trainer.data.files import locked
 from trainer.launch import searching
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searching import index_catalogue, load_catalogue, search_images
+from trainer.launch.searching import index_catalogue, search_images
 from trainer.launch.updating import add_to_index, remove_from_index
 from trainer.retrieval.embedding_cache import FILE
+from trainer.retrieval.indexes import load_index
 from trainer.serving import embedder
+from trainer.serving.catalogue import load_catalogue
 
 RUNNER = CliRunner()
 
@@ -403,7 +405,7 @@ def test_a_change_that_is_killed_leaves_the_old_index_whole(shop, monkeypatch, k
 
 def test_an_index_that_is_replaced_while_it_is_read_is_read_again(shop, monkeypatch):
     index_catalogue(shop.run, str(shop.folder), shop.index)
-    real, calls = searching.load_index, []
+    real, calls = load_index, []
 
     def slow(folder, **tuned):
         if not calls:
@@ -413,10 +415,10 @@ def test_an_index_that_is_replaced_while_it_is_read_is_read_again(shop, monkeypa
         return real(folder, **tuned)
 
     def first(folder, **tuned):
-        monkeypatch.setattr(searching, "load_index", real)
+        monkeypatch.setattr("trainer.serving.catalogue.load_index", real)
         return slow(folder, **tuned)
 
-    monkeypatch.setattr(searching, "load_index", first)
+    monkeypatch.setattr("trainer.serving.catalogue.load_index", first)
     assert len(load_catalogue(shop.index).items) == 6
 
 

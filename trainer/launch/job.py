@@ -408,8 +408,9 @@ def _measure_untrained(
     the colour histogram, on the test split. A run that is taken up again keeps what it measured
     at its start."""
     from trainer.launch.evaluating import measure
-    from trainer.launch.searching import CatalogueIndex, draw_neighbours, searched
+    from trainer.launch.searching import draw_neighbours, searched
     from trainer.retrieval.baseline import color_histogram
+    from trainer.serving.catalogue import CatalogueIndex
     from trainer.training.validation import embed_table, predictor
 
     if folder.exists("evaluation.json"):

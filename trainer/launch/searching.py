@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,60 +15,30 @@ from trainer.data.files import (
     absolute,
     is_file,
     join,
-    locked,
-    outdated_folder,
-    replaced_folder,
     require_folder,
-    restore_folder,
 )
 from trainer.data.readers.folder import picture_files
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.embedding_cache import EmbeddingCache, picture_keys
-from trainer.retrieval.indexes import Index, load_index
 from trainer.retrieval.pictures import Picture, contact_sheet, sheet_rows
 from trainer.retrieval.results import RetrievalResults
+from trainer.serving.catalogue import (
+    MODEL,
+    CatalogueIndex,
+    changing,
+    check_model,
+    item_ids,
+    item_picture,
+    load_catalogue,
+    write_catalogue,
+)
 
 if TYPE_CHECKING:
     from trainer.serving.embedder import Embedder
 
 #: Queries and neighbours of the picture that a job draws.
 SHOWN_QUERIES, SHOWN_NEIGHBOURS = 8, 8
-#: Note of an index: the fingerprint of the model that its embeddings are of.
-MODEL = "model"
-
-
-@dataclass(frozen=True)
-class CatalogueIndex:
-    """An index together with the items it was built from."""
-
-    index: Index
-    items: ItemTable
-
-    @classmethod
-    def exact(cls, items: ItemTable, embeddings: np.ndarray) -> CatalogueIndex:
-        """Return an exact index in memory over rows and their (N, D) float32 embeddings."""
-        return cls(get("index", "flat").build().build(embeddings, item_ids(items)), items)
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of the items, in the order of their rows."""
-        return [str(name) for name in self.index.ids.tolist()]
-
-    def picture(self, row: int) -> Picture:
-        """Return the picture of item number `row`."""
-        return _picture(self.items, row)
-
-
-def item_ids(table: ItemTable) -> list[str]:
-    """Return one distinct id per row: the path, with the row number where a path comes twice
-    (several boxes in one picture)."""
-    seen: set[str] = set()
-    ids = []
-    for row, path in enumerate(table.path.tolist()):
-        ids.append(f"{path}#{row}" if path in seen else path)
-        seen.add(path)
-    return ids
 
 
 def searched(
@@ -109,66 +76,6 @@ def build_index(
         catalogue = _indexed(config, items, embeddings, model)
         write_catalogue(catalogue, folder)
     return catalogue
-
-
-def load_catalogue(folder: str | os.PathLike[str], **tuned: Any) -> CatalogueIndex:
-    """Return what :func:`build_index` wrote.
-
-    Another process may replace the index meanwhile: what comes back is the old one or the new one.
-
-    Raises:
-        UserError: it is missing, truncated, or not an index of this library.
-    """
-    while True:
-        before = _identity(folder)
-        try:
-            index = load_index(folder, **tuned)
-            items = get("dataset", "items").build(os.fspath(folder))
-            catalogue = CatalogueIndex(index, items)
-            if not _same_items(catalogue.ids, items):
-                raise UserError(
-                    f"{folder}: items.csv and the index hold different items: build it again"
-                )
-            return catalogue
-        except UserError:
-            if before is None and outdated_folder(folder).exists():
-                # Another process is just replacing it, or was killed while it did.
-                with contextlib.suppress(OSError), _locked(folder, wait=10):
-                    restore_folder(folder)
-            if _identity(folder) == before:
-                raise
-
-
-@contextlib.contextmanager
-def changing(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes on this machine from changing the index in `folder`.
-
-    Raises:
-        UserError: another process does, or the folder holds something else than an index.
-    """
-    target = Path(absolute(os.fspath(folder)))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        restore_folder(target)
-        if target.exists() and not (target / "meta.json").exists() and any(target.iterdir()):
-            raise UserError(f"{target} holds something else than an index: choose another folder")
-        yield
-
-
-def write_catalogue(
-    catalogue: CatalogueIndex,
-    folder: str | os.PathLike[str],
-    cache: EmbeddingCache | None = None,
-) -> None:
-    """Write an index with its items, and the embeddings that are kept, to `folder`, all or nothing.
-
-    Call it within :func:`changing`.
-    """
-    with replaced_folder(folder) as part:
-        catalogue.index.save(part)
-        catalogue.items.to_csv(part / "items.csv")
-        if cache is not None and cache.keys.any():
-            cache.save(part, catalogue.ids)
 
 
 def index_catalogue(
@@ -333,7 +240,7 @@ def draw_neighbours(
     ids = np.asarray(item_ids(queries), str)[chosen]
     found = catalogue.index.search(embeddings[chosen], SHOWN_NEIGHBOURS + 1, ids)
     found = _without_self(found, SHOWN_NEIGHBOURS)
-    _draw(found, [_picture(queries, row) for row in chosen], catalogue, path, config.name)
+    _draw(found, [item_picture(queries, row) for row in chosen], catalogue, path, config.name)
     return _named(found, catalogue)
 
 
@@ -375,23 +282,6 @@ def search_images(
     return _named(found, catalogue)
 
 
-def check_model(
-    catalogue: CatalogueIndex, embedder: Embedder, folder: str | os.PathLike[str]
-) -> None:
-    """Check that an index is of embeddings by this very export of a model.
-
-    Raises:
-        UserError: another model made them, or another export of it (type, size, views).
-    """
-    index = catalogue.index
-    same = index.dim == embedder.dim
-    if not same or index.notes.get(MODEL, "") not in ("", embedder.fingerprint()):
-        raise UserError(
-            f"{folder} was built with another model than {embedder.folder}: give the run that it "
-            "was built with, or the export (--model), or build it again (mildnet index)"
-        )
-
-
 def _indexed(
     config: JobConfig, items: ItemTable, embeddings: np.ndarray, model: str
 ) -> CatalogueIndex:
@@ -399,27 +289,6 @@ def _indexed(
     if model:
         index.notes[MODEL] = model
     return CatalogueIndex(index, items)
-
-
-def _same_items(ids: list[str], items: ItemTable) -> bool:
-    """Whether the ids are those of the items: row numbers change as items come and go."""
-    return len(ids) == len(items) and all(
-        name == path or name.startswith(f"{path}#")
-        for name, path in zip(ids, items.path, strict=True)
-    )
-
-
-def _locked(folder: str | os.PathLike[str], wait: float = 0) -> AbstractContextManager[None]:
-    target = Path(absolute(os.fspath(folder)))
-    refusal = f"{folder}: another process is changing this index"
-    return locked(target.with_name(f".{target.name}.lock"), refusal, wait=wait)
-
-
-def _identity(folder: str | os.PathLike[str]) -> int | None:
-    try:
-        return os.stat(folder).st_ino
-    except OSError:
-        return None
 
 
 def _without_self(found: RetrievalResults, k: int) -> RetrievalResults:
@@ -459,8 +328,3 @@ def _draw(
 ) -> None:
     pictures = {name: catalogue.picture(row) for row, name in enumerate(catalogue.ids)}
     contact_sheet(sheet_rows(found, queries, pictures, SHOWN_NEIGHBOURS), path, title=title)
-
-
-def _picture(table: ItemTable, row: int) -> Picture:
-    label = table.label_names[int(table.label[row])]
-    return Picture(str(table.path[row]), label, table.box[row])

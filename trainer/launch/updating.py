@@ -13,19 +13,17 @@ from trainer.config import UserError
 from trainer.data.files import absolute
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searching import (
+from trainer.launch.searching import embed_catalogue, offered, read_catalogue
+from trainer.retrieval.embedding_cache import EmbeddingCache
+from trainer.serving.catalogue import (
     MODEL,
     CatalogueIndex,
     changing,
     check_model,
-    embed_catalogue,
     item_ids,
     load_catalogue,
-    offered,
-    read_catalogue,
     write_catalogue,
 )
-from trainer.retrieval.embedding_cache import EmbeddingCache
 
 
 @dataclass(frozen=True)
