@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SUPPORT = {"worker", "__init__", "__main__", "report", "learning_rival"}
+SUPPORT = {"worker", "__init__", "__main__", "report", "learning_rival", "load_clients"}
 
 
 def main(argv: list[str]) -> int:
