@@ -1,0 +1,1 @@
+"""Jobs on Vertex AI: their requests, their packages, and watching them."""
