@@ -48,6 +48,7 @@ EXTRAS = {
         "psutil>=6",
         "httpx>=0.28",
         "playwright>=1.50",
+        "axe-playwright-python>=0.1.8",
         "schemathesis>=4.0",
     ],
 }
@@ -60,7 +61,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer.launch": ["*.html.j2"]},
+    package_data={"trainer.launch": ["*.html.j2"], "trainer.serving": ["page/*"]},
     install_requires=[
         "tensorflow>=2.19",
         "keras>=3.8",
