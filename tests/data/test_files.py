@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import io
 import os
 import subprocess
@@ -213,6 +215,57 @@ def test_only_one_at_a_time_has_a_lock(tmp_path):
         list(pool.map(work, range(8)))
     assert most == [1] * 160
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def mounted(monkeypatch):
+    """Cloud Storage FUSE: a folder with files is not renamed, and there are no locks."""
+    rename = os.rename
+
+    def refusing(source, target):
+        if os.path.isdir(source) and os.listdir(source):
+            raise OSError(errno.EMFILE, "too many objects to be renamed")
+        rename(source, target)
+
+    def no_locks(descriptor, kind):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(os, "rename", refusing)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+
+
+def test_folders_are_made_and_replaced_in_a_mounted_bucket(mounted, tmp_path):
+    target = tmp_path / "folder"
+    for name in ("a", "b"):
+        with files.replaced_folder(target) as partial:
+            (partial / "deep").mkdir()
+            (partial / "deep" / name).write_text(name)
+            (partial / "top").touch()
+        assert sorted(os.listdir(target)) == ["deep", "top"]
+        assert os.listdir(target / "deep") == [name]
+        assert (target / "deep" / name).read_text() == name
+        assert os.listdir(tmp_path) == ["folder"]
+    # As where folders can be renamed, one that is there is not mixed with another.
+    with files.whole_folder(target) as partial:
+        (partial / "c").touch()
+    assert sorted(os.listdir(target)) == ["deep", "top"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/d").touch()
+    with pytest.raises(OSError, match="too many objects"):
+        files.rename_folder(tmp_path / "other", target)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "other"]
+
+
+def test_where_there_are_no_locks_nobody_is_kept_out(mounted, tmp_path):
+    with files.locked(tmp_path / ".lock", "busy"), files.locked(tmp_path / ".lock", "busy"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_mount_that_numbers_files_anew_does_not_hold_up_a_lock(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "samestat", lambda one, other: False)
+    with files.locked(tmp_path / ".lock", "busy"):
+        pass
 
 
 def test_a_checksum_is_that_of_the_content(tmp_path):

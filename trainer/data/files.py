@@ -16,6 +16,12 @@ from typing import IO, Any
 
 from trainer.config import UserError
 
+#: What a mounted bucket says when it can't rename a folder.
+_NO_RENAME = (errno.EMFILE, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+#: What a file system without locks says.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
 
 def is_remote(path: str) -> bool:
     """Whether `path` is a URL such as gs://bucket/folder, which only `tf.io.gfile` can read."""
@@ -269,12 +275,39 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
         try:
-            os.rename(partial, target)
+            rename_folder(partial, target)
         except OSError:
             if not (target.is_dir() and any(target.iterdir())):
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def rename_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Rename a local folder; in a mounted bucket, which can't, move its files one by one.
+
+    Cloud Storage FUSE refuses to rename a folder with files in it, as a bucket has no folders but
+    the names of its objects. A process that is killed in between leaves files in both folders.
+
+    Args:
+        source: the folder; it is gone afterwards.
+        target: must not exist, or be an empty folder.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    try:
+        os.rename(source, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_RENAME or (os.path.isdir(target) and os.listdir(target)):
+            raise
+    for place, _, names in os.walk(source):
+        there = os.path.join(target, os.path.relpath(place, source))
+        os.makedirs(there, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(place, name), os.path.join(there, name))
+    shutil.rmtree(source)
 
 
 @contextlib.contextmanager
@@ -297,8 +330,8 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
     shutil.rmtree(outdated, ignore_errors=True)
     if target.exists():
-        os.rename(target, outdated)
-    os.rename(fresh, target)
+        rename_folder(target, outdated)
+    rename_folder(fresh, target)
     shutil.rmtree(outdated, ignore_errors=True)
 
 
@@ -306,7 +339,7 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
     """Put back the folder that a process was about to replace by another when it was killed."""
     target = Path(absolute(os.fspath(path)))
     if not target.exists() and outdated_folder(target).exists():
-        os.rename(outdated_folder(target), target)
+        rename_folder(outdated_folder(target), target)
 
 
 def outdated_folder(path: str | os.PathLike[str]) -> Path:
@@ -319,7 +352,8 @@ def outdated_folder(path: str | os.PathLike[str]) -> Path:
 def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> Iterator[None]:
     """Keep other processes on this machine out of what the block does.
 
-    The system lifts the lock when the process ends, however it ends.
+    The system lifts the lock when the process ends, however it ends. Where the file system has no
+    locks, as in some mounted buckets, nobody is kept out.
 
     Args:
         path: local lock file, in a folder that exists; it is gone again after the block.
@@ -334,18 +368,21 @@ def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> It
     except ImportError:  # no such locks on Windows
         yield
         return
-    end = time.monotonic() + wait
+    end, asked = time.monotonic() + wait, 0
     while True:
         with open(path, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if time.monotonic() >= end:
-                    raise UserError(refusal) from None
-                time.sleep(0.02)
-                continue
-            # The one who held it before has removed the file: a lock on that keeps nobody out.
-            if not _is_file(lock.fileno(), path):
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    if time.monotonic() >= end:
+                        raise UserError(refusal) from None
+                    time.sleep(0.02)
+                    continue
+            # The one who held it before has removed the file: a lock on that keeps nobody out. Some
+            # mounts number a file anew whenever it is looked at, so there is an end to asking.
+            if asked < 100 and not _is_file(lock.fileno(), path):
+                asked += 1
                 continue
             try:
                 yield

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainer.config import UserError
 from trainer.data.decode import decode
+from trainer.data.files import rename_folder
 from trainer.serving.precision import Precision, copy_of
 from trainer.serving.views import Views
 
@@ -157,13 +158,13 @@ def _is_empty(folder: Path) -> bool:
 def _replace(part: Path, folder: Path) -> None:
     """Put `part` in the place of `folder`, which is lost only once `part` stands there."""
     if not folder.exists():
-        part.rename(folder)
+        rename_folder(part, folder)
         return
     old = part.with_suffix(".old")
-    folder.rename(old)
+    rename_folder(folder, old)
     try:
-        part.rename(folder)
+        rename_folder(part, folder)
     except OSError:
-        old.rename(folder)
+        rename_folder(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
