@@ -199,6 +199,101 @@ def phases(
 
 @app.command()
 @one_line_errors
+def submit(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A job config (.cnf).")
+    ] = None,
+    shape: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Machines: a file, or a name in training_configs; default: the config's.",
+        ),
+    ] = "",
+    model_module: ModelModule = None,
+    overrides: Overrides = None,
+    source: From = None,
+    data_path: Annotated[
+        str | None, typer.Option(metavar="gs://...", help="Where the job finds the data.")
+    ] = None,
+    resume: Annotated[
+        str, typer.Option(metavar="JOB", help="Go on with the run of a job that has ended.")
+    ] = "",
+    project: Annotated[str | None, typer.Option(help="Google Cloud project.")] = None,
+    region: Annotated[str | None, typer.Option(help="Such as europe-west4.")] = None,
+    bucket: Annotated[
+        str | None, typer.Option(metavar="gs://...", help="For packages and run folders.")
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option(metavar="EMAIL", help="Account that the job runs as.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")
+    ] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--no-spot", help="Cheaper machines that may be lost.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="2h30m", help="Longest time the job may run.")
+    ] = None,
+    tensorboard: Annotated[
+        str | None, typer.Option(metavar="NUMBER|NAME", help="TensorBoard of Vertex AI.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="URI", help="Container image with mildnet in it.")
+    ] = None,
+    base_image: Annotated[
+        str | None, typer.Option(metavar="URI", help="Image to install the package in.")
+    ] = None,
+    extras: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Extras to install it with.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Variable to pass on to the job; repeatable."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Watch the job and its log until it ends.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the exact request; send nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a job on Vertex AI: package, bucket, machines, and its log here.
+
+    Options win over settings.cfg (MILDNET_PROJECT, ...). Ends as the job does; see `mildnet jobs`.
+    """
+    from trainer.launch.vertex.settings import VertexSettings
+    from trainer.launch.vertex.submitting import Submission
+
+    settings = VertexSettings.load(
+        {
+            "project": project,
+            "region": region,
+            "bucket": bucket,
+            "service_account": service_account,
+            "labels": ",".join(label or ()),
+            "spot": None if spot is None else ("yes" if spot else "no"),
+            "timeout": timeout,
+            "tensorboard": tensorboard,
+            "image": image,
+            "base_image": base_image,
+            "extras": extras,
+            "env": ",".join(env or ()),
+        }
+    )
+    data = [] if data_path is None else [f"data_path={data_path}"]
+    job = summary.read_config(config, model_module, from_run(source) + (overrides or []) + data)
+    submission = Submission.prepare(job, settings, shape, resume)
+    if dry_run:
+        submission.show(plain(), Console(stderr=True, highlight=False))
+    else:
+        submission.submit(plain(), wait=wait)
+
+
+@app.command()
+@one_line_errors
 def tune(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A job config (.cnf).")],
     space: Annotated[

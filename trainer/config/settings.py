@@ -14,8 +14,21 @@ from trainer.config.registry import PACKAGE, nearest
 #: What may stand in the file, or in the environment under the same name.
 KEYS: dict[str, str] = {
     "MILDNET_JOB_DIR": "folder or gs:// path where run folders are made; runs if not set",
-    "MILDNET_REGION": "Google Cloud region for remote jobs",
     "MILDNET_DATA_PATH": "folder or gs:// path of the data set",
+    "MILDNET_PROJECT": "Google Cloud project of remote jobs",
+    "MILDNET_REGION": "Google Cloud region of remote jobs",
+    "MILDNET_BUCKET": "gs://bucket/folder of remote jobs: their packages and run folders",
+    "MILDNET_SERVICE_ACCOUNT": "account that remote jobs run as; Vertex AI's own if not set",
+    "MILDNET_LABELS": "labels of remote jobs: key=value, key=value",
+    "MILDNET_SPOT": "yes: remote jobs run on spot machines, which cost less and may be taken away",
+    "MILDNET_TIMEOUT": "longest time a remote job may run, such as 2h30m; a week if not set",
+    "MILDNET_TENSORBOARD": "Vertex AI TensorBoard that remote jobs write to: its name or number",
+    "MILDNET_IMAGE": "container image with mildnet in it, that remote jobs run in",
+    "MILDNET_BASE_IMAGE": "container image that the package is installed in, instead of an image "
+    "with mildnet in it",
+    "MILDNET_EXTRAS": "extras that the package is installed with; chosen by shape and config if "
+    "not set",
+    "MILDNET_ENV": "names of environment variables that are passed on to remote jobs",
     "HYPERDASH_KEY": "API key of the Hyperdash tracker",
 }
 
