@@ -92,7 +92,7 @@ def _task(pool: WorkerPoolSpec, name: str) -> Violations:
         task, name = pool.container_spec, f"{name}.container_spec"
         if not task.image_uri:
             yield f"{name}.image_uri", "Required field is not set."
-        elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)+(:[\w.-]+)?(@sha256:\w{64})?", task.image_uri):
+        elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)*(:[\w.-]+)?(@sha256:\w{64})?", task.image_uri):
             yield f"{name}.image_uri", f"Not the URI of an image: {task.image_uri}"
     elif "python_package_spec" in pool:
         task, name = pool.python_package_spec, f"{name}.python_package_spec"
