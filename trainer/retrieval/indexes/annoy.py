@@ -12,6 +12,10 @@ import numpy as np
 from trainer.config import UserError, register
 from trainer.retrieval.indexes.base import Index
 
+#: With a filter, so many times the neighbours that would do if it left out items evenly.
+SPARE = 1.5
+#: Items that are compared one by one rather than looked for in the forest.
+FEW = 2000
 METRICS: dict[str, Any] = {"cosine": "angular", "dot": "dot", "euclidean": "euclidean"}
 
 
@@ -32,7 +36,9 @@ class Annoy(Index):
 
     https://github.com/spotify/annoy
 
-    A forest can't be changed: adding and removing builds it anew from the vectors in its file.
+    A forest can't be changed: adding and removing builds it anew from the vectors in its file. Nor
+    does it know of filters: more neighbours are asked for than are wanted, and where those that
+    may be found are few, the query is compared with each of them.
 
     Args:
         similarity: `cosine`, `dot` or `euclidean`.
@@ -72,24 +78,44 @@ class Annoy(Index):
     def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
         # A forest can't be changed once it is built; it keeps the vectors for another one.
         stay = np.delete(np.arange(len(self)), gone)
-        held = np.empty((len(stay), self.dim), np.float32)
-        for row, item in enumerate(stay.tolist()):
-            held[row] = self._index.get_item_vector(item)
-        self._build(np.concatenate([held, new]))
+        self._build(np.concatenate([self._vectors(stay), new]))
 
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        look = self.parameters["search_k"] or -1
+    def _search(
+        self, queries: np.ndarray, k: int, among: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        look, wanted = self.parameters["search_k"] or -1, k
+        if among is not None:
+            rows = np.flatnonzero(among)
+            wanted = int(SPARE * k * len(self) / len(rows))
+            if len(rows) <= FEW or wanted >= len(self) // 2:
+                return self._exact(queries, k, rows)
+            look = look if look < 0 else look * wanted // k
         positions = np.full((len(queries), k), -1, np.int64)
         scores = np.zeros((len(queries), k), np.float32)
 
         def one(row: int) -> None:
-            found, distances = self._index.get_nns_by_vector(queries[row], k, look, True)
+            listed, distances = self._index.get_nns_by_vector(queries[row], wanted, look, True)
+            found, near = np.array(listed, np.int64), self._scores(np.array(distances))
+            if among is not None:
+                kept = among[found]
+                found, near = found[kept][:k], near[kept][:k]
             positions[row, : len(found)] = found
-            scores[row, : len(found)] = self._scores(np.array(distances))
+            scores[row, : len(found)] = near
 
         with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
             list(pool.map(one, range(len(queries)), chunksize=64))
+        if among is not None:
+            # None of those that may be found lies near such a query.
+            lacking = (positions < 0).any(axis=1)
+            if lacking.any():
+                positions[lacking], scores[lacking] = self._exact(queries[lacking], k, rows)
         return positions, scores
+
+    def _vectors(self, positions: np.ndarray) -> np.ndarray:
+        held = np.empty((len(positions), self.dim), np.float32)
+        for row, item in enumerate(positions.tolist()):
+            held[row] = self._index.get_item_vector(item)
+        return held
 
     def _scores(self, distances: np.ndarray) -> np.ndarray:
         if self.similarity == "cosine":  # the angular distance is sqrt(2 (1 - cosine))
@@ -99,7 +125,7 @@ class Annoy(Index):
     def _write(self, path: Path) -> None:
         self._index.save(str(path))
 
-    def _read(self, path: Path, dim: int) -> tuple[int, int]:
+    def _read(self, path: Path, dim: int, mapped: bool) -> tuple[int, int]:
         index = _annoy(dim, self.similarity)
         index.load(str(path))
         self._index = index

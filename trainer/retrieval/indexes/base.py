@@ -14,12 +14,12 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from trainer.config import UserError, get
-from trainer.data.files import sha256
+from trainer.data.files import rename_folder, sha256
 from trainer.retrieval.ranking import Similarity
 from trainer.retrieval.results import RetrievalResults, take
 from trainer.retrieval.vectors import CHUNK, check_embeddings, check_ids, normalise
@@ -28,7 +28,7 @@ FORMAT = "mildnet-index-1"
 
 
 class Index(ABC):
-    """A searchable set of embeddings with ids; subclasses fill in the five `_` methods.
+    """A searchable set of embeddings with ids; subclasses fill in the six abstract methods.
 
     Scores are similarities, higher is closer, and mean the same for every kind of index: `cosine`
     is the cosine in -1..1, `dot` the dot product, `euclidean` the negative squared distance.
@@ -47,6 +47,8 @@ class Index(ABC):
         self.dim = 0
         #: Texts that are saved with the index, such as which model its embeddings are of.
         self.notes: dict[str, str] = {}
+        #: The ids that are sorted, and their order: see :meth:`_places`.
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -155,6 +157,8 @@ class Index(ABC):
         queries: np.ndarray,
         k: int,
         query_ids: np.ndarray | Sequence[int] | Sequence[str] | None = None,
+        *,
+        among: np.ndarray | None = None,
     ) -> RetrievalResults:
         """Return the `k` nearest items of each query, or all there are if the index has fewer.
 
@@ -162,9 +166,11 @@ class Index(ABC):
             queries: (Q, D) float, finite.
             k: neighbours for each query, at least 1.
             query_ids: (Q,) ids for the results. Default: 0..Q-1.
+            among: (N,) bool in the order of `ids`: only these items may be found, the nearest of
+                them, and fewer than `k` if they are fewer. Default: all.
 
         Raises:
-            UserError: an empty index, other dimensions, or `k` below 1.
+            UserError: an empty index, other dimensions, `k` below 1, or `among` that does not fit.
         """
         if not len(self):
             raise UserError("the index is empty: build it or load one first")
@@ -172,14 +178,40 @@ class Index(ABC):
             raise UserError(f"k={k}: at least 1 neighbour has to be asked for")
         queries = check_embeddings(queries, "queries")
         self._check_dim(queries, "queries")
-        k = min(k, len(self))
+        allowed = len(self)
+        if among is not None:
+            among = np.asarray(among)
+            if among.dtype != bool or among.shape != self.ids.shape:
+                raise UserError(
+                    f"among is {among.dtype} of shape {among.shape}: one bool is needed for each "
+                    f"of the {len(self)} items"
+                )
+            allowed = int(among.sum())
+            if allowed == len(self):
+                among = None
+        k = min(k, allowed)
         positions = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
-        for low in range(0, len(queries), CHUNK):
+        for low in range(0, len(queries) if k else 0, CHUNK):
             part = slice(low, low + CHUNK)
-            positions[part], scores[part] = self._search(self._prepared(queries[part]), k)
+            positions[part], scores[part] = self._search(self._prepared(queries[part]), k, among)
         names = np.arange(len(queries)) if query_ids is None else query_ids
         return take(names, self.ids, positions, scores)
+
+    def vectors(self, ids: np.ndarray | Sequence[int] | Sequence[str]) -> np.ndarray:
+        """Return the embeddings of some items, float32 (M, D), as the index holds them.
+
+        They have unit length for `cosine`, and those of a compressed index are what its codes mean.
+
+        Args:
+            ids: (M,) ids in the index, in any order.
+
+        Raises:
+            UserError: an id that the index has not.
+        """
+        if not len(ids):
+            return np.empty((0, self.dim), np.float32)
+        return self._vectors(self._places(ids))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the index to `folder`, all or nothing; an index that is there is replaced.
@@ -198,11 +230,11 @@ class Index(ABC):
             try:
                 self._write_folder(temporary / "new")
                 if target.exists():
-                    target.rename(temporary / "old")
-                (temporary / "new").rename(target)
+                    rename_folder(target, temporary / "old")
+                rename_folder(temporary / "new", target)
             except BaseException:
                 if (temporary / "old").exists() and not target.exists():
-                    (temporary / "old").rename(target)
+                    rename_folder(temporary / "old", target)
                 raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -265,6 +297,45 @@ class Index(ABC):
             raise UserError(f"id {names[unknown][0]} is not in the index{more}: nothing is removed")
         return np.flatnonzero(np.isin(self.ids, names))
 
+    def _places(self, ids: np.ndarray | Sequence[int] | Sequence[str]) -> np.ndarray:
+        """Return the position of each id, in their order; a repeated look-up is fast."""
+        names, held = self._alike(ids), self._sorted
+        if held is None or held[0] is not self.ids:
+            held = self._sorted = self.ids, np.argsort(self.ids)
+        order = held[1]
+        places = np.searchsorted(self.ids, names, sorter=order)
+        found = order[np.minimum(places, len(order) - 1)]
+        unknown = self.ids[found] != names
+        if unknown.any():
+            raise UserError(f"id {names[unknown][0]} is not in the index")
+        return found
+
+    def _exact(
+        self, queries: np.ndarray, k: int, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :meth:`_search` does, found by comparing with each of these positions.
+
+        Args:
+            queries: as for :meth:`_search`.
+            k: at most the number of `rows`.
+            rows: ascending.
+        """
+        positions = np.empty((len(queries), 0), np.int64)
+        scores = np.empty((len(queries), 0), np.float32)
+        for low in range(0, len(rows), CHUNK):
+            part = rows[low : low + CHUNK]
+            held = self._vectors(part)
+            if self.similarity == "euclidean":
+                near = np.stack([-np.square(held - query).sum(axis=1) for query in queries])
+            else:
+                near = queries @ held.T
+            positions = np.hstack([positions, np.broadcast_to(part, near.shape)])
+            scores = np.hstack([scores, near])
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            positions = np.take_along_axis(positions, best, axis=1)
+            scores = np.take_along_axis(scores, best, axis=1)
+        return positions, scores
+
     @abstractmethod
     def _build(self, embeddings: np.ndarray) -> None:
         """Index the (N, D) float32 rows, already normalised for `cosine`."""
@@ -278,16 +349,29 @@ class Index(ABC):
         """
 
     @abstractmethod
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions (-1 where none was found) and scores, (Q, k) each, best first."""
+    def _search(
+        self, queries: np.ndarray, k: int, among: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions (-1 where none was found) and scores, (Q, k) each, best first.
+
+        Where `among`, (N,) bool, is given, only these positions may be found; they are at least
+        `k`, but not all.
+        """
+
+    @abstractmethod
+    def _vectors(self, positions: np.ndarray) -> np.ndarray:
+        """Return the vectors at these positions, float32 (M, D)."""
 
     @abstractmethod
     def _write(self, path: Path) -> None:
         """Write the index to a new file, and what else it needs to others beside it."""
 
     @abstractmethod
-    def _read(self, path: Path, dim: int) -> tuple[int, int]:
-        """Read what :meth:`_write` wrote; return the count and dimensions found there."""
+    def _read(self, path: Path, dim: int, mapped: bool) -> tuple[int, int]:
+        """Read what :meth:`_write` wrote; return the count and dimensions found there.
+
+        With `mapped`, leave vectors and links in the file, where the kind can.
+        """
 
 
 def _checked(
@@ -308,11 +392,14 @@ def _check_distinct(ids: np.ndarray) -> None:
         raise UserError(f"id {names[times > 1][0]} is given twice: ids must be distinct")
 
 
-def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
+def load_index(folder: str | os.PathLike[str], *, mapped: bool = False, **tuned: Any) -> Index:
     """Return the index that was saved in `folder`, of whatever kind.
 
     Args:
         folder: what :meth:`Index.save` wrote.
+        mapped: leave it in its file, whose pages are read as a search needs them and shared by all
+            processes that have it mapped. A folder may be replaced meanwhile, but a file within it
+            must not be written to. A change of the index copies it into memory first.
         **tuned: parameters to use instead of the saved ones, of those that a built index does not
             depend on, e.g. `ef_search` of `hnsw` or `gpu` of `flat`.
 
@@ -344,10 +431,11 @@ def load_index(folder: str | os.PathLike[str], **tuned: Any) -> Index:
         if ids == "ids.json":
             index.ids = np.array(json.loads((source / ids).read_text(encoding="utf-8")), str)
         else:
-            index.ids = np.load(source / ids, allow_pickle=False)
+            mode: Literal["r"] | None = "r" if mapped else None
+            index.ids = np.asarray(np.load(source / ids, mmap_mode=mode, allow_pickle=False))
         # Folders of before notes were kept are read, too.
         index.notes = dict(meta.get("notes", {}))
-        count, index.dim = index._read(source / index.filename, int(meta["dim"]))
+        count, index.dim = index._read(source / index.filename, int(meta["dim"]), mapped)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{source} is not a complete index ({reason}): build it again") from None

@@ -44,6 +44,9 @@ class _FaissIndex(Index):
     filename = "index.faiss"
     #: Whether FAISS has a GPU form of this index.
     on_gpu = False
+    _mapped = False
+    #: An index on a GPU, and its form on the CPU.
+    _copy: tuple[Any, Any] | None = None
 
     @abstractmethod
     def _make(self, embeddings: np.ndarray) -> Any:
@@ -56,10 +59,11 @@ class _FaissIndex(Index):
     def _build(self, embeddings: np.ndarray) -> None:
         made = self._make(embeddings)
         made.add(embeddings)
+        self._mapped = False
         self._index = self._placed(made)
 
     def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
-        index = self._on_cpu()  # FAISS removes nothing on a GPU
+        index = self._owned()  # FAISS removes nothing on a GPU
         if len(gone):
             index.remove_ids(gone)
             self._renumber(index, gone)
@@ -70,16 +74,57 @@ class _FaissIndex(Index):
     def _renumber(self, index: Any, gone: np.ndarray) -> None:
         """Move positions up after a removal, where FAISS does not do that."""
 
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, positions = self._index.search(queries, k)
+    def _search(
+        self, queries: np.ndarray, k: int, among: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if among is None:
+            return self._found(self._index, queries, k)
+        # On a GPU FAISS knows no filters.
+        return self._found(self._host(), queries, k, sel=_selector(among))
+
+    def _found(
+        self, index: Any, queries: np.ndarray, k: int, **parameters: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of a FAISS index, with parameters of this search only."""
+        # Set on the index itself, they would be those of other threads' searches, too.
+        params = self._parameters(**parameters) if parameters else None
+        scores, positions = index.search(queries, k, params=params)
         return positions, -scores if self.similarity == "euclidean" else scores
+
+    def _parameters(self, **parameters: Any) -> Any:
+        return _faiss().SearchParameters(**parameters)
+
+    def _vectors(self, positions: np.ndarray) -> np.ndarray:
+        return np.asarray(self._host().reconstruct_batch(positions))
+
+    def _host(self) -> Any:
+        """Return the index in the memory of the host, kept there from the first call on."""
+        if not self._uses_gpu():
+            return self._index
+        if self._copy is None or self._copy[0] is not self._index:
+            log.info("filters and vectors of an index on a GPU need a copy in the host's memory")
+            self._copy = self._index, self._on_cpu()
+            self._tune(self._copy[1])
+        return self._copy[1]
+
+    def _owned(self) -> Any:
+        """Return the index on the CPU, out of its file: FAISS ends the process that would change a
+        mapped one."""
+        faiss = _faiss()
+        if not self._mapped:
+            return self._on_cpu()
+        self._mapped = False
+        return faiss.deserialize_index(faiss.serialize_index(self._on_cpu()))
 
     def _write(self, path: Path) -> None:
         _faiss().write_index(self._on_cpu(), str(path))
 
-    def _read(self, path: Path, dim: int) -> tuple[int, int]:
-        index = _faiss().read_index(str(path))
+    def _read(self, path: Path, dim: int, mapped: bool) -> tuple[int, int]:
+        faiss = _faiss()
+        # IO_FLAG_MMAP maps inverted lists only, and leaves a file that is no index open.
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         self._tune(index)
+        self._mapped = mapped
         found = int(index.ntotal), int(index.d)
         self._index = self._placed(index)
         return found
@@ -192,10 +237,15 @@ class HNSW(_FaissIndex):
             self._build(np.concatenate([held[stays], new]))
             return
         if len(new):
+            self._index = self._owned()
             self._index.add(new)
         self._positions = _positions(np.concatenate([stays, np.ones(len(new), bool)]))
 
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search(
+        self, queries: np.ndarray, k: int, among: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if among is not None:
+            return self._filtered(queries, k, among)
         nodes = len(self._positions)
         removed = nodes - len(self)
         positions = np.full((len(queries), k), -1, np.int64)
@@ -204,8 +254,8 @@ class HNSW(_FaissIndex):
         wanted = min(nodes, k + -(-k * removed // nodes))
         while len(rows):
             # With fewer candidates than neighbours asked for, the graph walk returns holes.
-            self._index.hnsw.efSearch = max(self.parameters["ef_search"], wanted)
-            values, found = super()._search(queries[rows], wanted)[::-1]
+            look = max(self.parameters["ef_search"], wanted)
+            found, values = self._found(self._index, queries[rows], wanted, efSearch=look)
             places = np.where(found >= 0, self._positions[found], -1)
             order = np.argsort(places < 0, axis=1, kind="stable")[:, :k]
             positions[rows] = np.take_along_axis(places, order, axis=1)
@@ -219,14 +269,47 @@ class HNSW(_FaissIndex):
             wanted = min(nodes, 2 * wanted)
         return positions, scores
 
+    def _filtered(
+        self, queries: np.ndarray, k: int, among: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search among some items: along the graph, or through all of them where that is less."""
+        nodes, allowed = len(self._positions), int(among.sum())
+        places = np.flatnonzero(self._positions >= 0)[among]
+        chosen = np.zeros(nodes, bool)
+        chosen[places] = True
+        select = _selector(chosen)
+        # The walk passes nodes that may not be found: for as many that may it has to go as much
+        # further, and each step compares with the links of a node.
+        least = max(self.parameters["ef_search"], k)
+        look = least * nodes // allowed
+        exact = np.arange(len(queries))
+        found = np.full((len(queries), k), -1, np.int64)
+        scores = np.zeros((len(queries), k), np.float32)
+        if look * self.parameters["m"] < allowed:
+            met, values = self._found(self._index, queries, least, efSearch=look, sel=select)
+            found, scores = met[:, :k], values[:, :k]
+            # Where it met few of them, it has not come near those that are nearest.
+            exact = np.flatnonzero(met[:, -1] < 0)
+        if len(exact):
+            storage = _faiss().downcast_index(self._index.storage)
+            found[exact], scores[exact] = self._found(storage, queries[exact], k, sel=select)
+        return np.where(found >= 0, self._positions[found], -1), scores
+
+    def _parameters(self, **parameters: Any) -> Any:
+        return _faiss().SearchParametersHNSW(**parameters)
+
+    def _vectors(self, positions: np.ndarray) -> np.ndarray:
+        nodes = np.flatnonzero(self._positions >= 0)[positions]
+        return np.asarray(_faiss().downcast_index(self._index.storage).reconstruct_batch(nodes))
+
     def _write(self, path: Path) -> None:
         super()._write(path)
         removed = np.flatnonzero(self._positions < 0)
         if len(removed):
             np.save(path.with_name(REMOVED), removed, allow_pickle=False)
 
-    def _read(self, path: Path, dim: int) -> tuple[int, int]:
-        nodes, dim = super()._read(path, dim)
+    def _read(self, path: Path, dim: int, mapped: bool) -> tuple[int, int]:
+        nodes, dim = super()._read(path, dim, mapped)
         stays = np.ones(nodes, bool)
         if path.with_name(REMOVED).exists():
             stays[np.load(path.with_name(REMOVED), allow_pickle=False)] = False
@@ -258,6 +341,8 @@ class IVFPQ(_FaissIndex):
     kind = "ivf_pq"
     tunable = ("nprobe", "gpu")
     on_gpu = True
+    #: An index, and the cell and the place within it of each of its codes.
+    _codes_of: tuple[Any, np.ndarray, np.ndarray] | None = None
 
     def __init__(
         self,
@@ -320,6 +405,46 @@ class IVFPQ(_FaissIndex):
         index.train(training)
         return index
 
+    def _search(
+        self, queries: np.ndarray, k: int, among: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if among is None:
+            return super()._search(queries, k, None)
+        index, select = self._host(), _selector(among)
+        # As many more cells as it takes to compare with as many items as without a filter.
+        cells = min(index.nlist, -(-index.nprobe * len(among) // int(among.sum())))
+        positions, scores = self._found(index, queries, k, nprobe=cells, sel=select)
+        lacking = (positions < 0).any(axis=1)
+        if lacking.any() and cells < index.nlist:
+            positions[lacking], scores[lacking] = self._found(
+                index, queries[lacking], k, nprobe=index.nlist, sel=select
+            )
+        return positions, scores
+
+    def _parameters(self, **parameters: Any) -> Any:
+        return _faiss().SearchParametersIVF(**parameters)
+
+    def _vectors(self, positions: np.ndarray) -> np.ndarray:
+        faiss, index = _faiss(), self._host()
+        if self._codes_of is None or self._codes_of[0] is not index:
+            # FAISS's own map of this kind would forbid removals.
+            cell, offset = np.empty((2, index.ntotal), np.int32)
+            for number in range(index.nlist):
+                size = index.invlists.list_size(number)
+                if size:
+                    held = faiss.rev_swig_ptr(index.invlists.get_ids(number), size)
+                    cell[held], offset[held] = number, np.arange(size)
+            self._codes_of = index, cell, offset
+        _, cell, offset = self._codes_of
+        vectors = np.empty((len(positions), self.dim), np.float32)
+        for vector, at in zip(vectors, positions.tolist(), strict=True):
+            index.reconstruct_from_offset(int(cell[at]), int(offset[at]), faiss.swig_ptr(vector))
+        return vectors
+
+    def _update(self, gone: np.ndarray, new: np.ndarray) -> None:
+        self._codes_of = None
+        super()._update(gone, new)
+
     def _renumber(self, index: Any, gone: np.ndarray) -> None:
         faiss = _faiss()
         left = np.delete(np.arange(index.ntotal + len(gone)), gone)
@@ -344,6 +469,10 @@ def cell_count(items: int, nlist: int | None, training_size: int) -> int:
     """Return how many cells `ivf_pq` with these parameters divides so many items into."""
     most = min(items, training_size) // POINTS_PER_CENTROID
     return nlist or max(1, min(int(4 * items**0.5), most))
+
+
+def _selector(allowed: np.ndarray) -> Any:
+    return _faiss().IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
 def _positions(stays: np.ndarray) -> np.ndarray:
