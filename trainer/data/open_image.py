@@ -21,7 +21,7 @@ PAPER = "#ffffff"
 
 
 def open_image(
-    path: str, box: Sequence[float] | np.ndarray | None = None, side: int | None = None
+    source: str | bytes, box: Sequence[float] | np.ndarray | None = None, side: int | None = None
 ) -> Image.Image:
     """Return a picture as RGB, cut to its box.
 
@@ -29,7 +29,7 @@ def open_image(
     their first frame, and orientation tags are ignored.
 
     Args:
-        path: local file or URL.
+        source: local file or URL, or the content of a file.
         box: x, y, w, h in pixels of the file; None or NaN: all of it.
         side: if no detail below this is needed, in pixels: large JPEG files then open faster.
 
@@ -39,8 +39,9 @@ def open_image(
     """
     from PIL import Image
 
+    content = source if isinstance(source, bytes) else read_bytes(source)
     try:
-        with Image.open(io.BytesIO(read_bytes(path))) as image:
+        with Image.open(io.BytesIO(content)) as image:
             whole = box is None or bool(np.isnan(np.asarray(box)).any())
             if side is not None and whole:
                 image.draft(None, (side, side))

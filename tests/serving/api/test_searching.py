@@ -1,0 +1,44 @@
+"""Searches by picture and by product."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.serving.api.catalogue import COLOURS, picture
+
+
+def search(client: TestClient, content: bytes, **fields: object) -> dict:
+    answer = client.post("/v1/search", files={"picture": content}, data=fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_a_picture_of_any_kind_finds_products_like_it(client: TestClient, kind: str) -> None:
+    found = search(client, picture(COLOURS["green"], kind=kind), k=3)
+    assert [hit["rank"] for hit in found["neighbours"]] == [1, 2, 3]
+    assert [hit["label"] for hit in found["neighbours"][:2]] == ["green", "green"]
+    scores = [hit["score"] for hit in found["neighbours"]]
+    assert scores == sorted(scores, reverse=True)
+    assert found["query"] == {"width": 40, "height": 30, "box": None}
+    assert found["seconds"] > 0
+
+
+def test_a_filter_leaves_only_its_products(client: TestClient) -> None:
+    content = picture(COLOURS["red"])
+    found = search(client, content, category="shoes")["neighbours"]
+    assert [hit["category"] for hit in found] == ["shoes"] * 3
+    found = search(client, content, label="blue")["neighbours"]
+    assert [hit["label"] for hit in found] == ["blue"] * 2
+    assert search(client, content, category="hats")["neighbours"] == []
+
+
+def test_a_product_finds_others_like_it(client: TestClient) -> None:
+    answer = client.get("/v1/neighbours/shirts/red", params={"k": 2})
+    assert answer.status_code == 200
+    first, second = answer.json()["neighbours"]
+    assert first["id"] == "shoes/red"
+    assert first["score"] == pytest.approx(1)
+    assert second["label"] != "red"
+    assert client.get("/v1/neighbours/shirts/none").status_code == 404

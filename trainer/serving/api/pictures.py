@@ -1,0 +1,211 @@
+"""What clients send as pictures: looked at before anything is decoded, cut and turned upright."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.data.fetch import FORMATS
+from trainer.data.open_image import to_rgb
+from trainer.serving.api.errors import Refusal
+from trainer.serving.api.gif import first_frame
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: From the bytes of a picture and a box in pixels as stored (None: all of it) to pixels, uint8
+#: (H, W, 3), as the model wants them.
+Decode = Callable[[bytes, "Box | None"], np.ndarray]
+
+#: Left, top, right, bottom in whole pixels.
+Box = tuple[int, int, int, int]
+
+#: How the files of the kinds in FORMATS begin.
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+
+#: Scans of a progressive JPEG file: usual ones have ten. Each costs as much as a whole picture.
+MOST_SCANS = 100
+
+_NUMBER = r"-?[0-9]{1,6}(\.[0-9]{1,6})?"
+BOX = rf"^({_NUMBER}(,{_NUMBER}){{3}})?$"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture by its header.
+
+    Attributes:
+        content: the file; of a moving picture the first frame.
+        width: pixels, as stored.
+        height: pixels, as stored.
+        orientation: EXIF's, 1 to 8: 1 if it is stored upright.
+    """
+
+    content: bytes
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in pixels, turned upright."""
+        size = self.width, self.height
+        return size if self.orientation < 5 else size[::-1]
+
+
+def look(content: bytes, most_pixels: int) -> Looked:
+    """Return a picture by its header.
+
+    Args:
+        content: the file.
+        most_pixels: most that it may have.
+
+    Raises:
+        Refusal: 415 if it is no picture of a kind in FORMATS, 422 if it is damaged, has more
+            pixels than allowed, or is made to keep decoders busy.
+    """
+    from PIL import Image
+
+    if not content:
+        raise Refusal(415, "the picture is an empty file")
+    if content.startswith(b"GIF8"):
+        content = first_frame(content)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            width, height = picture.size
+            orientation = _orientation(picture)
+            kind = picture.format
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(most_pixels) from None
+    except Image.UnidentifiedImageError:
+        if content.startswith(BEGINNINGS) or content[8:12] == b"WEBP":
+            raise Refusal(422, "the picture is damaged: its header cannot be read") from None
+        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise Refusal(415, f"not a picture that can be searched with: send {kinds}") from None
+    except Exception:  # A damaged header can upset its reader in any way.
+        raise Refusal(422, "the picture is damaged: its header cannot be read") from None
+    if width * height > most_pixels:
+        raise _too_large(most_pixels)
+    if not width * height:
+        raise Refusal(422, "the picture has no pixels")
+    if kind in ("JPEG", "MPO"):
+        if content.rfind(b"\xff\xd9") < 0:
+            raise Refusal(422, "the picture is cut off: the mark of its end is missing")
+        if content.count(b"\xff\xda") > MOST_SCANS:
+            raise Refusal(422, "the picture has more scans than any camera writes")
+    return Looked(content, width, height, orientation)
+
+
+def box_of(text: str, size: tuple[int, int]) -> Box | None:
+    """Return a box in whole pixels, inside a picture; None for all of it.
+
+    Args:
+        text: `x,y,w,h` in pixels of the upright picture, or empty; see :data:`BOX`.
+        size: width and height of the upright picture.
+
+    Raises:
+        Refusal: 422 if it is no box, or shows nothing of the picture.
+    """
+    if not text:
+        return None
+    if not re.fullmatch(BOX, text):
+        raise Refusal(422, "box: must be x,y,w,h in pixels, such as 10,20,300,200")
+    x, y, w, h = (float(value) for value in text.split(","))
+    left, top = max(math.floor(x), 0), max(math.floor(y), 0)
+    right, bottom = min(math.ceil(x + w), size[0]), min(math.ceil(y + h), size[1])
+    if w <= 0 or h <= 0 or left >= right or top >= bottom:
+        raise Refusal(422, f"box: shows nothing of the picture of {size[0]} x {size[1]} pixels")
+    return left, top, right, bottom
+
+
+def pixels_of(picture: Looked, box: Box | None, decode: Decode) -> np.ndarray:
+    """Return what the model sees of a picture, upright, uint8 (H, W, 3).
+
+    Args:
+        picture: as :func:`look` returns it.
+        box: in pixels of the upright picture; None for all of it.
+        decode: does the work, on the picture as it is stored.
+
+    Raises:
+        Refusal: 422 if it cannot be decoded.
+    """
+    stored = None if box is None else _as_stored(box, picture)
+    try:
+        pixels = decode(picture.content, stored)
+    except Exception:  # Whatever upsets a decoder is the picture's doing: memory is bounded.
+        raise Refusal(422, "the picture is damaged or cut off: it cannot be decoded") from None
+    return _turned(pixels, picture.orientation)
+
+
+def decode_plainly(content: bytes, box: Box | None) -> np.ndarray:
+    """Decode with Pillow, in full size: what serves a model that takes any size."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        return np.asarray(to_rgb(picture).crop(box))
+
+
+def upright_file(picture: Looked) -> bytes:
+    """Return a picture as a file that is stored upright, so that readers of any kind agree.
+
+    Raises:
+        Refusal: 422 if it cannot be decoded.
+    """
+    from PIL import Image
+
+    if picture.orientation == 1:
+        return picture.content
+    try:
+        pixels = decode_plainly(picture.content, None)
+    except Exception:
+        raise Refusal(422, "the picture is damaged or cut off: it cannot be decoded") from None
+    stream = io.BytesIO()
+    Image.fromarray(_turned(pixels, picture.orientation)).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(422, f"the picture has more than the {most:,} pixels allowed")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return EXIF's orientation, 1 where there is none that can be read."""
+    from PIL import Image
+
+    # Pillow would decode a whole PNG file to look for what may stand behind the pixels.
+    if "exif" not in picture.info:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(picture.info["exif"])
+        value = int(exif.get(0x0112, 1))
+    except Exception:
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def _as_stored(box: Box, picture: Looked) -> Box:
+    """Return a box of the upright picture in pixels of the stored one."""
+    left, top, right, bottom = box
+    if picture.orientation >= 5:  # Rows are columns.
+        left, top, right, bottom = top, left, bottom, right
+    if picture.orientation in (2, 3, 7, 8):
+        left, right = picture.width - right, picture.width - left
+    if picture.orientation in (3, 4, 6, 7):
+        top, bottom = picture.height - bottom, picture.height - top
+    return left, top, right, bottom
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return stored pixels (H, W, 3) as they are seen upright."""
+    if orientation in (2, 3, 7, 8):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 6, 7):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels.swapaxes(0, 1) if orientation >= 5 else pixels)

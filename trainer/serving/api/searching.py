@@ -1,0 +1,118 @@
+"""Routes that search."""
+
+# The annotations below hold values of a service: they are evaluated where they stand.
+
+import time
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query
+from starlette.requests import Request
+
+from trainer.data.fetch import Failure
+from trainer.serving.api import forms
+from trainer.serving.api.answers import Found, FoundLike, QueryPicture, neighbour
+from trainer.serving.api.errors import Refusal, problems
+from trainer.serving.api.guard import Guard
+from trainer.serving.api.pictures import box_of, look
+from trainer.serving.api.service import Service, Wanted, while_connected
+from trainer.serving.api.uploads import form_schema, read_form
+
+#: What becomes of a failed fetch: a status and a line. Anything else: 422, and that it failed.
+#: The words of the fetcher are not shown: they tell of networks that the client cannot see.
+FETCH_FAILURES = {
+    "refused": (403, "this service does not go to this URL"),
+    "redirect": (422, "the URL leads elsewhere, to where this service does not go"),
+    "bad_url": (422, "url: must be http or https, without user name and password"),
+    "too_large": (413, "the picture at this URL has more bytes than allowed"),
+    "wrong_type": (415, "there is no picture at this URL that can be searched with"),
+    "damaged": (422, "the picture at this URL is damaged"),
+    "too_many_pixels": (422, "the picture at this URL has more pixels than allowed"),
+    "not_found": (422, "there is nothing at this URL"),
+    "gone": (422, "there is nothing at this URL"),
+    "unknown_host": (422, "there is no host of this name"),
+    "timeout": (422, "the server of this URL does not answer in time"),
+    "deadline": (422, "the server of this URL does not answer in time"),
+}
+
+
+def search_routes(app: FastAPI, service: Service, guard: Guard) -> None:
+    """Add the routes that search, by picture, by product and by URL."""
+    options = service.options
+    tags: Any = ["search"]
+    search_form = forms.with_limits(forms.SearchForm, options)
+    url_search = forms.with_limits(forms.UrlSearch, options)
+
+    async def found(content: bytes, form: forms.SearchForm, begin: float) -> Found:
+        picture = await service.in_thread(look, content, options.most_pixels)
+        width, height = picture.upright_size
+        box = box_of(form.box, (width, height))
+        embedding = await service.embedding(picture, box)
+        hits = await service.neighbours(embedding, form.wanted())
+        shown = None if box is None else [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+        return Found(
+            neighbours=[neighbour(hit) for hit in hits],
+            query=QueryPicture(width=width, height=height, box=shown),
+            seconds=time.perf_counter() - begin,
+        )
+
+    @app.post(
+        "/v1/search",
+        tags=tags,
+        summary="Search with a picture",
+        response_model=Found,
+        responses=problems(*guard.refusals(400, 413, 415)),
+        dependencies=guard.search(),
+        openapi_extra=form_schema(search_form, forms.PICTURE),
+    )
+    async def search(request: Request) -> Any:
+        """The products that are most like a picture, or like the part of it in a box."""
+        async with service.turn():
+            begin = time.perf_counter()
+            form, content = await read_form(request, search_form, options.most_bytes)
+            return await while_connected(request, found(content, form, begin))
+
+    @app.post(
+        "/v1/search-url",
+        tags=tags,
+        summary="Search with a picture that is elsewhere",
+        response_model=Found,
+        responses=problems(*guard.refusals(400, 403, 413, 415)),
+        dependencies=guard.search(),
+    )
+    async def search_url(request: Request, body: url_search) -> Any:  # type: ignore[valid-type]
+        """The same for a picture by URL, from hosts that the service was started with."""
+        form: Any = body
+        async with service.turn():
+            begin = time.perf_counter()
+            if service.fetch is None:
+                raise Refusal(403, "this service does not search by URL: send the picture")
+            fetched = await service.in_thread(service.fetch, form.url)
+            if isinstance(fetched, Failure):
+                unknown = (422, "the picture at this URL could not be fetched")
+                raise Refusal(*FETCH_FAILURES.get(fetched.reason, unknown))
+            return await while_connected(request, found(fetched.content, form, begin))
+
+    @app.get(
+        "/v1/neighbours/{id:path}",
+        tags=tags,
+        summary="Search with a product",
+        response_model=FoundLike,
+        responses=problems(*guard.refusals(404)),
+        dependencies=guard.search(),
+    )
+    async def neighbours(
+        id: Annotated[str, Path(min_length=1, max_length=forms.MOST_ID)],
+        k: Annotated[int, Query(ge=1, le=options.most_k, description=forms.OF_K)] = options.k,
+        category: Annotated[forms.Text, Query(description=forms.OF_CATEGORY)] = "",
+        domain: Annotated[forms.Text, Query(description=forms.OF_DOMAIN)] = "",
+        label: Annotated[forms.Text, Query(description=forms.OF_LABEL)] = "",
+    ) -> Any:
+        """The products that are most like one of the catalogue, without itself."""
+        async with service.turn():
+            begin = time.perf_counter()
+            embedding = await service.in_thread(service.known, service.catalogue.vector, id)
+            wanted = Wanted(k, category or None, domain or None, label or None, (id,))
+            hits = await service.neighbours(embedding, wanted)
+            return FoundLike(
+                neighbours=[neighbour(hit) for hit in hits], seconds=time.perf_counter() - begin
+            )
