@@ -898,8 +898,9 @@ def amazon_reviews(
     stop, it goes on where it was; failures that may pass are tried again once they are due.
     """
     from trainer.launch.amazon_reviews import options as settings
+    from trainer.launch.beam.required import require_beam
 
-    settings.require_beam()
+    require_beam("mildnet amazon-reviews")
     summary.quiet_tensorflow()
     console = plain()
     summary.log_to(console)

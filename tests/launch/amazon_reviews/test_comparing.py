@@ -13,7 +13,7 @@ from apache_beam.testing.util import assert_that
 
 from trainer.launch.amazon_reviews.comparing import Compare, compared, scores, uses
 from trainer.launch.amazon_reviews.embedding import packed, unpacked
-from trainer.launch.amazon_reviews.stages import run
+from trainer.launch.beam.running import run
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

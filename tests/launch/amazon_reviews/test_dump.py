@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from trainer.config import UserError
 from trainer.launch.amazon_reviews.dump import MALFORMED, ReadRecords, categories
-from trainer.launch.amazon_reviews.stages import run
+from trainer.launch.beam.running import run
 
 
 def touch(folder: Path, *names: str) -> list[str]:

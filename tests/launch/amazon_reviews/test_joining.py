@@ -8,7 +8,7 @@ import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to
 
 from trainer.launch.amazon_reviews.joining import TITLE, JoinProducts
-from trainer.launch.amazon_reviews.stages import run
+from trainer.launch.beam.running import run
 
 
 def url(name: str) -> str:

@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to
 
 from trainer.launch.amazon_reviews.merging import TrainingRows, WriteSortedParts, put_together
-from trainer.launch.amazon_reviews.stages import run
+from trainer.launch.beam.running import run
 
 
 def product(asin: str, shop: list[str], users: dict[str, float]) -> dict[str, Any]:

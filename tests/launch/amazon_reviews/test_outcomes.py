@@ -21,7 +21,7 @@ from trainer.launch.amazon_reviews.outcomes import (
     Snapshots,
     failed_row,
 )
-from trainer.launch.amazon_reviews.stages import run
+from trainer.launch.beam.running import run
 
 NOW = 1_000_000.0
 

@@ -1,16 +1,14 @@
-"""Stages that are done once, and files that are there whole or not at all."""
+"""Stages that are done once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import apache_beam as beam
 import pytest
 
 from trainer.config import UserError
-from trainer.launch.amazon_reviews import places
 from trainer.launch.amazon_reviews.options import table_name
-from trainer.launch.amazon_reviews.stages import Stage, check_options, run
+from trainer.launch.amazon_reviews.stages import Stage
 
 
 def stage(folder: Path, **settings: object) -> Stage:
@@ -53,40 +51,6 @@ def test_names_of_files_stand_for_their_content(tmp_path: Path) -> None:
     assert before == one.content("part-*") != stage(tmp_path, size=4).content("part-*")
     (tmp_path / "some" / "part-1").write_text("")
     assert one.content("part-*") != before
-
-
-class Ends(beam.DoFn):
-    def __init__(self, error: type[BaseException]) -> None:
-        self._error = error
-
-    def process(self, item: object) -> None:
-        raise self._error("no more")
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, UserError])
-def test_errors_of_transforms_are_themselves(error: type[BaseException]) -> None:
-    with pytest.raises(error):
-        run([], lambda pipeline: pipeline | beam.Create([1]) | beam.ParDo(Ends(error)))
-
-
-def test_options_of_servers_and_beams_own_pass() -> None:
-    check_options(["--direct_running_mode", "multi_processing", "--direct_num_workers=2"])
-    check_options(["--runner", "FlinkRunner", "--flink_master", "a:1", "--parallelism", "16"])
-
-
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = str(tmp_path / "folder" / "a.csv")
-    with places.whole(path) as stream:
-        stream.write(b"one")
-    with pytest.raises(TypeError), places.whole(path) as stream:
-        stream.writelines([b"two", "not bytes"])
-    assert [p.read_bytes() for p in (tmp_path / "folder").iterdir()] == [b"one"]
-    with places.whole(path) as stream:
-        assert Path(path).read_bytes() == b"one"
-        stream.write(b"three")
-    assert places.find(f"{tmp_path}/folder/*") == [path]
-    assert Path(path).read_bytes() == b"three"
-    assert places.read_json(f"{tmp_path}/none.json") is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from apache_beam.io.parquetio import WriteToParquet
 
 from trainer.config import UserError
 from trainer.data.fetch import without_credentials
-from trainer.launch.amazon_reviews import downloading, embedding, places
+from trainer.launch.amazon_reviews import downloading, embedding
 from trainer.launch.amazon_reviews.comparing import COMPARED, Compare
 from trainer.launch.amazon_reviews.downloading import DownloadPictures
 from trainer.launch.amazon_reviews.dump import MALFORMED, ReadRecords
@@ -25,7 +25,9 @@ from trainer.launch.amazon_reviews.joining import PRODUCT, JoinProducts
 from trainer.launch.amazon_reviews.merging import WriteSortedParts
 from trainer.launch.amazon_reviews.options import ReviewOptions
 from trainer.launch.amazon_reviews.outcomes import LATEST, Pending, Settle, Snapshots, read_rows
-from trainer.launch.amazon_reviews.stages import Counts, Stage, run
+from trainer.launch.amazon_reviews.stages import Stage
+from trainer.launch.beam import places
+from trainer.launch.beam.running import Counts, run
 
 #: Folder of a stage for the addresses without a picture.
 UNRESOLVED = "unresolved"

@@ -13,7 +13,6 @@ from apache_beam.io.filesystems import FileSystems
 
 from trainer.config import UserError
 from trainer.data.files import absolute, is_remote, locked
-from trainer.launch.amazon_reviews import places
 from trainer.launch.amazon_reviews.category import FAILURES, Category, Model
 from trainer.launch.amazon_reviews.dump import categories
 from trainer.launch.amazon_reviews.merging import (
@@ -24,7 +23,9 @@ from trainer.launch.amazon_reviews.merging import (
 )
 from trainer.launch.amazon_reviews.options import ReviewOptions, table_name
 from trainer.launch.amazon_reviews.outcomes import Snapshots, read_rows
-from trainer.launch.amazon_reviews.stages import Counts, Stage, check_options, run
+from trainer.launch.amazon_reviews.stages import Stage
+from trainer.launch.beam import places
+from trainer.launch.beam.running import Counts, check_options, run
 
 #: Where the tables are merged below `work`, and their counts: no category has a slash in its name.
 MERGED = "merged/tables"

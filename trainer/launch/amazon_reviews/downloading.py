@@ -11,11 +11,12 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from trainer.data.fetch import Failure, Fetcher
-from trainer.launch.amazon_reviews import places
 from trainer.launch.amazon_reviews.comparing import scores
-from trainer.launch.amazon_reviews.fetching import WorkOnBatches, in_flight
+from trainer.launch.amazon_reviews.fetching import WorkOnBatches
 from trainer.launch.amazon_reviews.options import FetchSettings
 from trainer.launch.amazon_reviews.outcomes import Snapshots
+from trainer.launch.beam import places
+from trainer.launch.in_flight import in_flight
 
 #: A picture, `path` being relative to the folder of the data set.
 DOWNLOADED = pa.schema(

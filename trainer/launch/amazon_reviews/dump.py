@@ -14,8 +14,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from trainer.config import UserError
-from trainer.launch.amazon_reviews import places
 from trainer.launch.amazon_reviews.pictures import PRODUCT_FIELDS, USER_FIELDS
+from trainer.launch.beam import places
 
 #: Tag of the output with what is wrong in the files.
 MALFORMED = "malformed"

@@ -13,11 +13,12 @@ from apache_beam.utils.shared import Shared
 from trainer.config import UserError
 from trainer.data.fetch import Failure, Fetched, Fetcher
 from trainer.data.fetch.results import failure
-from trainer.launch.amazon_reviews import places
-from trainer.launch.amazon_reviews.fetching import WorkOnBatches, in_flight
+from trainer.launch.amazon_reviews.fetching import WorkOnBatches
 from trainer.launch.amazon_reviews.options import FetchSettings
 from trainer.launch.amazon_reviews.outcomes import Snapshots
 from trainer.launch.amazon_reviews.pictures import reduced
+from trainer.launch.beam.embedder import load_embedder
+from trainer.launch.in_flight import in_flight
 
 if TYPE_CHECKING:
     from trainer.serving.embedder import Embedder
@@ -84,14 +85,6 @@ class EmbedPictures(WorkOnBatches):
                 yield from embedded(waiting, self._embedder)
                 waiting = []
         yield from embedded(waiting, self._embedder)
-
-
-def load_embedder(model: str) -> Embedder:
-    """Return the exported model of a folder, local or remote."""
-    from trainer.serving.embedder import Embedder
-
-    with places.local_folder(model) as folder:
-        return Embedder(folder)
 
 
 def embedded(

@@ -1,12 +1,11 @@
-"""Work on addresses in batches: many in flight at once, what came of them in snapshots."""
+"""Work on addresses in batches, and what came of them in snapshots."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,9 +16,6 @@ from trainer.launch.amazon_reviews.options import FetchSettings
 from trainer.launch.amazon_reviews.outcomes import FAILED, Snapshots, failed_row
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class WorkOnBatches(beam.DoFn):
@@ -73,27 +69,3 @@ class WorkOnBatches(beam.DoFn):
             len(failures),
             len(batch),
         )
-
-
-def in_flight(
-    pool: ThreadPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with what the function makes of it in a thread, in the order of the items.
-
-    Args:
-        pool: its threads work.
-        function: of an item.
-        items: any number.
-        ahead: most items that have been begun and not yet been yielded: what bounds the memory.
-    """
-    begun: deque[tuple[Item, Future[Result]]] = deque()
-    for item in items:
-        if len(begun) >= ahead:
-            first, future = begun.popleft()
-            yield first, future.result()
-        begun.append((item, pool.submit(function, item)))
-    for first, future in begun:
-        yield first, future.result()

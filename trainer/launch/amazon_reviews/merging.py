@@ -13,9 +13,9 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PCollection
 
-from trainer.launch.amazon_reviews import places
 from trainer.launch.amazon_reviews.comparing import scores
 from trainer.launch.amazon_reviews.embedding import USER
+from trainer.launch.beam import places
 
 #: Parts that a sorted table is written in: each has to fit into the memory of a worker.
 PARTS = 64

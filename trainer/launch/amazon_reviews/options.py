@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -110,27 +109,3 @@ def fetch_options(**values: Any) -> FetchOptions:
         return FetchOptions(**values)
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def require_beam() -> None:
-    """Import Beam, without its note on Google's packages.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
-
-    def says_something(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("apitools not found")
-
-    root = logging.getLogger()
-    root.addFilter(says_something)
-    try:
-        import apache_beam  # noqa: F401
-        import pyarrow  # noqa: F401
-        import urllib3  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f'mildnet amazon-reviews needs {error.name}: pip install "mildnet[beam]"'
-        ) from None
-    finally:
-        root.removeFilter(says_something)

@@ -21,7 +21,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PCollection
 
 from trainer.data.fetch import Entry, Failure
-from trainer.launch.amazon_reviews import places
+from trainer.launch.beam import places
 
 #: A failure: the fields of :class:`trainer.data.fetch.Entry`, `url` being as in the dump.
 FAILED = pa.schema(
