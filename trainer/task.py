@@ -1,6 +1,7 @@
 """`python -m trainer.task`: one job without questions, as a training service starts it.
 
-Takes a job config, or the flags of the first MILDNet release.
+Takes a job config, or the flags of the first MILDNet release; and where it runs on Vertex AI, its
+variables.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from trainer.config.console import (
 )
 from trainer.config.job import JobConfig
 from trainer.launch import summary
+from trainer.launch.vertex import worker
+from trainer.training.interrupts import leaving_on_sigterm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,7 +34,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def task(
     config: Annotated[str | None, typer.Argument(help="A job config (.cnf).")] = None,
     job_dir: Annotated[
-        str | None, typer.Option(help="Run folder: everything the job makes goes there.")
+        str | None,
+        typer.Option(
+            help="Run folder: everything the job makes goes there; on Vertex AI by default the "
+            "job's output directory."
+        ),
     ] = None,
     data_path: Annotated[str | None, typer.Option(help="Folder or gs:// URL of the data.")] = None,
     model_id: Annotated[str | None, typer.Option(help="Embedding model.")] = None,
@@ -89,7 +96,9 @@ def task(
                 "give a job config (.cnf), --model-module, or at least --model-id and --loss"
             )
         job = JobConfig.from_mapping({}, texts, source="command line", name=model_id)
-    summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=job_dir)
+    run_dir = worker.prepare(job, os.environ, run_dir=job_dir, fresh=fresh)
+    with leaving_on_sigterm():
+        summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=run_dir)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from trainer.config import Stopped
+
+LOG = logging.getLogger(__name__)
 
 
 class Interrupted(Stopped):
@@ -51,3 +56,27 @@ class InterruptGuard:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Within the block, SIGTERM ends the process with 128 + SIGTERM, after its clean-ups.
+
+    The first process of a container would not notice it otherwise. While it trains,
+    :class:`InterruptGuard` takes the signal instead, and saves. Outside the main thread, where
+    Python does not allow signal handlers, it does nothing.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        LOG.info("stopped by SIGTERM; run it again to go on from the newest checkpoint")
+        # Not a Stopped: whoever catches every Exception would catch that, too.
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
