@@ -19,7 +19,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -255,16 +255,26 @@ class VertexServer:
     def add(
         self,
         display_name: str,
-        *states: str,
+        *states: str | Step,
         labels: dict[str, str] | None = None,
         output: str = "",
         error: str = "",
     ) -> str:
-        """Put a job there that comes to these states, and return its resource name."""
+        """Put a job there that comes to these states, and return its resource name.
+
+        Args:
+            display_name: of the job.
+            states: the first is its state now; default: it runs, and goes on running.
+            labels: of the job.
+            output: its gs:// folder.
+            error: why it failed, with its last state.
+        """
         message = CustomJob(display_name=display_name, labels=labels or {})
         message.job_spec.base_output_directory.output_uri_prefix = output
-        steps = [Step(state) for state in states or ("RUNNING",)]
-        steps[-1] = Step(steps[-1].state, error=error)
+        chosen = states or ("RUNNING",)
+        steps = [step if isinstance(step, Step) else Step(step) for step in chosen]
+        if error:
+            steps[-1] = replace(steps[-1], error=error)
         with self._lock:
             return self._make(message, steps).name
 
