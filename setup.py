@@ -24,10 +24,12 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "serve": [
         "fastapi>=0.115",
+        "fastapi-offline>=1.7",
         "uvicorn>=0.34",
         "python-multipart>=0.0.20",
         "prometheus-client>=0.22",
         "limits>=5.0",
+        "urllib3>=2.6",
     ],
     "tune": ["optuna>=4.2"],
     "vertex": [
