@@ -55,7 +55,9 @@ def task(
         str | None, typer.Option(help="Trunk weights: a path, imagenet or none.")
     ] = None,
     is_tpu: Annotated[str | None, typer.Option(help="true: train on a TPU.")] = None,
-    hyperdash_key: Annotated[str | None, typer.Option(help="Key of Hyperdash.")] = None,
+    hyperdash_key: Annotated[
+        str | None, typer.Option(help="Key of Hyperdash; adds that tracker.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
@@ -88,14 +90,19 @@ def task(
         os.environ["HYPERDASH_KEY"] = hyperdash_key
     texts = [f"{key}={value}" for key, value in flags.items()]
     texts += from_run(source) + (overrides or [])
-    if config is not None or model_module is not None:
-        job = summary.read_config(config, model_module, texts)
-    else:
+
+    def read(*more: str) -> JobConfig:
+        if config is not None or model_module is not None:
+            return summary.read_config(config, model_module, [*texts, *more])
         if model_id is None or loss is None:
             raise UserError(
                 "give a job config (.cnf), --model-module, or at least --model-id and --loss"
             )
-        job = JobConfig.from_mapping({}, texts, source="command line", name=model_id)
+        return JobConfig.from_mapping({}, [*texts, *more], source="command line", name=model_id)
+
+    job = read()
+    if hyperdash_key and "hyperdash" not in job.trackers:
+        job = read(f"trackers={','.join((*job.trackers, 'hyperdash'))}")
     run_dir = worker.prepare(job, os.environ, run_dir=job_dir, fresh=fresh)
     with leaving_on_sigterm():
         summary.run_and_show(job, fresh=fresh, yes=yes, run_dir=run_dir)

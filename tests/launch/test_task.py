@@ -1,6 +1,7 @@
 """`python -m trainer.task` with MILDNet's own flags, on MILDNet's own kind of data."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def asked(monkeypatch):
     return calls
 
 
-def test_the_released_flags_make_the_released_job(asked):
+def test_the_released_flags_make_the_released_job(asked, monkeypatch):
+    monkeypatch.setenv("HYPERDASH_KEY", "")  # which the flag sets
     flags = (
         "--job-dir out/mildnet --data-path dataset/tops --model-id mildnet_vgg16 "
         "--loss contrastive_loss --optimizer mo --train-csv tops_train_shuffle.csv "
@@ -53,8 +55,10 @@ def test_the_released_flags_make_the_released_job(asked):
         "lr": 0.001,
         "model.weights": "none",
         "train.strategy": "auto",
+        "trackers": ["csv", "tensorboard", "hyperdash"],
     }
     assert {key: values[key] for key in expected} == expected
+    assert os.environ["HYPERDASH_KEY"] == "k"
 
 
 def test_flags_win_over_a_config_and_set_over_flags(asked, tmp_path):

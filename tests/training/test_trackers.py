@@ -31,9 +31,11 @@ def picture(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch):
-    """Whoever runs the tests, W&B finds no settings and no key."""
+    """Whoever runs the tests, W&B finds no settings and no key, and nobody answers Hyperdash."""
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HYPERDASH_SERVER", "http://127.0.0.1:9")
+    monkeypatch.setenv("HYPERDASH_KEY", "sesame")
 
 
 @pytest.mark.parametrize("name", components("tracker"))
@@ -46,7 +48,8 @@ def test_every_tracker_takes_what_a_job_says(name, tmp_path, picture):
     tracker.picture(5, "neighbours/trained", str(picture))
     tracker.finish(5, {"trained/recall_at_1": 0.5})
     tracker.close()
-    assert list(run.iterdir())
+    # Hyperdash has no files: test_hyperdash.py sees what it sends.
+    assert list(run.iterdir()) or name == "hyperdash"
 
 
 @pytest.mark.parametrize("name", components("tracker"))
