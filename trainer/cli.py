@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +24,7 @@ from trainer.config.console import (
     plain,
 )
 from trainer.launch import summary
+from trainer.launch.vertex.commands import jobs
 
 app = typer.Typer(
     add_completion=False,
@@ -36,6 +36,7 @@ data = typer.Typer(no_args_is_help=True, help="Make data sets to train on.")
 app.add_typer(data, name="data")
 convert = typer.Typer(no_args_is_help=True, help="Make runs of weights from elsewhere.")
 app.add_typer(convert, name="convert")
+app.add_typer(jobs, name="jobs")
 
 
 class WithDefault(TyperGroup):
@@ -1053,9 +1054,9 @@ def _one_of_two(run: str | None, embeddings: Path | None) -> None:
 
 def _write_json(path: Path | None, values: Any) -> None:
     if path is not None:
-        from trainer.data.files import write_bytes
+        from trainer.data.files import write_json
 
-        write_bytes(str(path), (json.dumps(values, indent=1) + "\n").encode())
+        write_json(str(path), values)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -198,6 +199,11 @@ def write_bytes(path: str, data: Any) -> None:
     """
     with whole_bytes(path) as stream:
         stream.write(data)
+
+
+def write_json(path: str, values: Any) -> None:
+    """Write values as JSON that people can read, as :func:`write_bytes` does."""
+    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager

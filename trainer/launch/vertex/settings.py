@@ -73,10 +73,8 @@ class VertexSettings:
         Raises:
             UserError: one is missing or wrong, with the place it comes from.
         """
-        settings = Settings.load() if settings is None else settings
-        given = _Given({k: v for k, v in (options or {}).items() if v}, settings)
-        project = given.needed("project", _project, "my-shop")
-        region = given.needed("region", _region, "europe-west4")
+        given = _Given.of(options, settings)
+        project, region = given.place()
         account = given.take("service_account", _account, "")
         tensorboard = given.take(
             "tensorboard", lambda text: _tensorboard(text, project, region), ""
@@ -114,8 +112,28 @@ class VertexSettings:
         return f"projects/{self.project}/locations/{self.region}"
 
 
+def project_and_region(
+    options: Mapping[str, str | None], settings: Settings | None = None
+) -> tuple[str, str]:
+    """Return where jobs are: all that is needed to look at them.
+
+    Args:
+        options: of a command, `project` and `region`, which win; None and "" count as not given.
+        settings: default :meth:`trainer.config.Settings.load`.
+
+    Raises:
+        UserError: one is missing or wrong, with the place it comes from.
+    """
+    return _Given.of(options, settings).place()
+
+
 class _Given:
     """Options over settings, each with the words that say where it was given."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, str | None] | None, settings: Settings | None) -> _Given:
+        loaded = Settings.load() if settings is None else settings
+        return cls({k: v for k, v in (options or {}).items() if v}, loaded)
 
     def __init__(self, options: Mapping[str, str | None], settings: Settings) -> None:
         self.options = options
@@ -154,6 +172,12 @@ class _Given:
                 f"give --{name}, such as {example}"
             )
         return self.take(name, read, "")
+
+    def place(self) -> tuple[str, str]:
+        return (
+            self.needed("project", _project, "my-shop"),
+            self.needed("region", _region, "europe-west4"),
+        )
 
 
 def _key(name: str) -> str:
@@ -204,7 +228,7 @@ def bucket_folder(text: str) -> str:
         raise ValueError(
             f"{bucket!r} is no name of a bucket: no address, no '..', no 'google' in it"
         )
-    parts = folder.strip("/").split("/") if folder.strip("/") else []
+    parts = folder.removesuffix("/").split("/") if folder.removesuffix("/") else []
     if any(not re.fullmatch(r"\w[\w.+=-]*", part) for part in parts):
         raise ValueError(
             f"{folder!r} is no folder to use: letters, digits, _, ., +, = and - do, after a letter "

@@ -1,0 +1,173 @@
+"""The commands `mildnet jobs ...`: thin, and without Google's clients until one of them runs."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.config.console import Debug, one_line_errors, plain
+from trainer.config.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trainer.launch.vertex.jobs import Job, JobService
+
+jobs = typer.Typer(no_args_is_help=True, help="Look after jobs on Vertex AI.")
+
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="Its name, its number, or its resource name.")
+]
+Project = Annotated[
+    str | None, typer.Option(help="Google Cloud project; default: MILDNET_PROJECT.")
+]
+Region = Annotated[str | None, typer.Option(help="Where it runs; default: MILDNET_REGION.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")
+]
+
+
+class State(enum.StrEnum):
+    """States to choose from; typer takes no list of literals."""
+
+    QUEUED = "queued"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@jobs.command("list")
+@one_line_errors
+def list_jobs(
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only names that begin so; default: all.")
+    ] = "",
+    state: Annotated[
+        list[State] | None, typer.Option(help="Only jobs in this state; repeatable.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Lines, at most.", min=1)] = 20,
+    project: Project = None,
+    region: Region = None,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """List jobs, the youngest first."""
+    from trainer.data.files import write_json
+    from trainer.launch.vertex.showing import show_jobs
+
+    service = _connect(project, region)
+    found = service.list(prefix, states=state or ())
+    if found:
+        show_jobs(found, plain(), limit)
+    else:
+        plain().print(f"no such jobs in project {service.project}, {service.region}")
+    if json_file is not None:
+        write_json(str(json_file), [job.to_dict() for job in found])
+
+
+@jobs.command()
+@one_line_errors
+def show(
+    name: JobName,
+    project: Project = None,
+    region: Region = None,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Show a job: its state, machines, run folder, and why it failed."""
+    from trainer.data.files import write_json
+    from trainer.launch.vertex.showing import show_job
+
+    service = _connect(project, region)
+    found = service.find(name)
+    show_job(found, service, plain())
+    if json_file is not None:
+        write_json(str(json_file), found.to_dict())
+
+
+@jobs.command()
+@one_line_errors
+def logs(
+    name: JobName,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends, and end as it does.")
+    ] = False,
+    since: Annotated[
+        str, typer.Option(metavar="2h30m", help="Only the lines of so long; default: all.")
+    ] = "",
+    worker: Annotated[
+        str, typer.Option(metavar="NAME", help="Only of this one, such as workerpool0-0.")
+    ] = "",
+    project: Project = None,
+    region: Region = None,
+    debug: Debug = False,
+) -> None:
+    """Print what a job's workers have written, each line with time, worker and severity.
+
+    Ctrl-C ends the printing, and not the job.
+    """
+    from trainer.launch.vertex.watching import job_logs, watch
+
+    start = _ago(since) if since else None
+    service = _connect(project, region)
+    found = service.find(name)
+    console = plain()
+
+    def tell(line: object) -> None:
+        console.print(str(line), markup=False, soft_wrap=True)
+
+    if follow:
+        watch(service, found.resource, tell, worker=worker, since=start)
+    elif not job_logs(service, found, worker=worker, since=start).new(tell):
+        tell(f"job {found.name} is {found.state}, and has no such lines in its log")
+
+
+@jobs.command()
+@one_line_errors
+def cancel(
+    names: Annotated[
+        list[str], typer.Argument(metavar="JOB...", help="Names, numbers, or resource names.")
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Until they have ended.")] = False,
+    project: Project = None,
+    region: Region = None,
+    debug: Debug = False,
+) -> None:
+    """Stop jobs. A job saves a checkpoint as it stops: `mildnet submit --resume JOB` goes on."""
+    service = _connect(project, region)
+    console = plain()
+    # A name that is wrong stops nothing.
+    found = [service.find(name) for name in names]
+    for job in found:
+        console.print(f"{job.name}: {service.cancel(job.resource).state}", soft_wrap=True)
+    for job in found if wait else ():
+        _wait_for(job, service, console)
+
+
+def _wait_for(job: Job, service: JobService, console: Console) -> None:
+    service.wait(job.resource, lambda line: console.print(f"{job.name}  {line}", soft_wrap=True))
+
+
+def _connect(project: str | None, region: str | None) -> JobService:
+    from trainer.launch.vertex.jobs import JobService
+    from trainer.launch.vertex.settings import project_and_region
+
+    return JobService(*project_and_region({"project": project, "region": region}))
+
+
+def _ago(text: str) -> datetime.datetime:
+    from trainer.launch.vertex.settings import seconds
+
+    try:
+        length = datetime.timedelta(seconds=seconds(text))
+    except ValueError as error:
+        raise UserError(f"--since {text}: {error}") from None
+    return datetime.datetime.now(datetime.UTC) - length
