@@ -16,7 +16,12 @@ SIMILARITIES = ["cosine", "dot", "euclidean"]
 def make(kind, **parameters):
     if kind == "annoy":
         pytest.importorskip("annoy", reason="extra annoy is not installed")
-    small = {"ivf_pq": {"bits": 4, "nlist": 4, "nprobe": 4, "m": 8}}
+    if kind == "milvus":
+        pytest.importorskip("milvus_lite", reason="extra milvus is not installed")
+    small = {
+        "ivf_pq": {"bits": 4, "nlist": 4, "nprobe": 4, "m": 8},
+        "milvus": {"m": 16, "ef_construction": 64},
+    }
     return components("index")[kind].build(**{**small.get(kind, {}), **parameters})
 
 
@@ -38,8 +43,8 @@ def exact(items, queries, similarity):
     return queries @ items.T
 
 
-def test_the_four_are_registered():
-    assert {"flat", "hnsw", "ivf_pq", "annoy"} <= set(KINDS)
+def test_the_five_are_registered():
+    assert {"flat", "hnsw", "ivf_pq", "annoy", "milvus"} <= set(KINDS)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -227,6 +232,12 @@ def test_ivf_pq_trains_on_a_sample_and_chooses_its_sizes():
         ("ivf_pq", {"nlist": 0}),
         ("ivf_pq", {"nprobe": 0}),
         ("annoy", {"trees": 0}),
+        ("milvus", {"m": 1}),
+        ("milvus", {"ef_search": 0}),
+        ("milvus", {"nlist": 0}),
+        ("milvus", {"timeout": 0}),
+        ("milvus", {"collection": "my shop"}),
+        ("milvus", {"uri": "shop.db"}),
     ],
 )
 def test_parameters_out_of_range_are_named(kind, parameters):
@@ -242,7 +253,8 @@ def test_gpu_on_needs_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "module", "extra"), [("annoy", "annoy", "annoy"), ("flat", "faiss", "cpu")]
+    ("kind", "module", "extra"),
+    [("annoy", "annoy", "annoy"), ("flat", "faiss", "cpu"), ("milvus", "pymilvus", "milvus")],
 )
 def test_a_missing_package_names_the_extra(kind, module, extra, monkeypatch):
     import sys
