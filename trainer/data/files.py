@@ -355,7 +355,9 @@ def outdated_folder(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> Iterator[None]:
+def locked(
+    path: str | os.PathLike[str], refusal: str, *, wait: float = 0, shared: bool = False
+) -> Iterator[None]:
     """Keep other processes on this machine out of what the block does.
 
     The system lifts the lock when the process ends, however it ends. Where the file system has no
@@ -365,6 +367,7 @@ def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> It
         path: local lock file, in a folder that exists; it is gone again after the block.
         refusal: message of the error.
         wait: seconds to wait for another process, default 0.
+        shared: let others in that share it, too; default: nobody.
 
     Raises:
         UserError: another process is in such a block.
@@ -378,7 +381,7 @@ def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> It
     while True:
         with open(path, "w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     if time.monotonic() >= end:
@@ -393,7 +396,9 @@ def locked(path: str | os.PathLike[str], refusal: str, *, wait: float = 0) -> It
             try:
                 yield
             finally:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
+                    if shared:  # the last one of them takes it away
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(path)
             return
 

@@ -256,7 +256,7 @@ class ItemTable:
         moved as a whole. The pictures themselves are not read.
         """
         digest = hashlib.sha256()
-        columns = [_below_common_folder(self.path), self.label_names]
+        columns = [below_common_folder(self.path), self.label_names]
         columns += [getattr(self, name) for name in TEXT_COLUMNS]
         for column in columns:
             encoded = [text.encode("utf-8", "surrogateescape") for text in column]
@@ -327,7 +327,8 @@ def _relative(path: str, folder: str) -> str:
     return path[len(inside) :] if path.startswith(inside) else path
 
 
-def _below_common_folder(paths: np.ndarray) -> list[str]:
+def below_common_folder(paths: Sequence[str] | np.ndarray) -> list[str]:
+    """Return each path relative to the longest folder that all of them share."""
     if not len(paths):
         return []
     # The common prefix of all is that of the two extremes.
