@@ -50,18 +50,18 @@ def number(name: str) -> str:
 
 
 def test_list(vertex: VertexServer, run: Run, tmp_path: Path):
-    first = vertex.add("shop_1", "FAILED")
+    vertex.add("shop_1", "FAILED")
     vertex.now += datetime.timedelta(minutes=1)
-    second = vertex.add("shop_2", "PENDING")
-    third = vertex.add("work_1")
+    vertex.add("shop_2", "PENDING")
+    running = vertex.jobs[vertex.add("work_1")]
+    running.start_time = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=62)
     done = run("list", "--json", "all.json")
     assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.output.splitlines()]
-    assert lines[0] == ["name", "state", "made", "ran", "for", "number"]
-    assert [line[:2] + line[-1:] for line in lines[1:]] == [
-        ["work_1", "running", number(third)],
-        ["shop_2", "pending", number(second)],
-        ["shop_1", "failed", number(first)],
+    assert done.output.splitlines() == [
+        f"made{' ' * 17}state    ran for     name",
+        f"{local(1)}  running  1 h 02 min  work_1",
+        f"{local(1)}  pending  -           shop_2",
+        f"{local(0)}  failed   -           shop_1",
     ]
     found = json.loads((tmp_path / "all.json").read_text())
     assert [job["name"] for job in found] == ["work_1", "shop_2", "shop_1"]

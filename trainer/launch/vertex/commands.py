@@ -141,7 +141,7 @@ def cancel(
     region: Region = None,
     debug: Debug = False,
 ) -> None:
-    """Stop jobs. A job saves a checkpoint as it stops: `mildnet submit --resume JOB` goes on."""
+    """Stop jobs. `mildnet submit --resume JOB` goes on with such a job from its last checkpoint."""
     service = _connect(project, region)
     console = plain()
     # A name that is wrong stops nothing.

@@ -21,18 +21,18 @@ def show_jobs(jobs: Sequence[Job], console: Console, limit: int) -> None:
         console: where.
         limit: lines, at most.
     """
-    shown = jobs[:limit]
-    rows = [(job.name, job.state, clock_time(job.created), _took(job), job.id) for job in shown]
-    titles = ("name", "state", "made", "ran for", "number")
+    # Names are long, and somebody copies them: they come last, and whole.
+    rows = [(clock_time(job.created), job.state, _took(job), job.name) for job in jobs[:limit]]
+    titles = ("made", "state", "ran for", "name")
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     for row in (titles, *rows):
-        line = Text(no_wrap=True, overflow="ellipsis")
-        for number, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            style = "dim" if row is titles else COLOURS.get(cell, "") if number == 1 else ""
-            # The last column ends where its text does.
-            line.append(f"{cell:<{width}}  " if number < len(row) - 1 else cell, style)
-        # A pipe gets whole lines, a terminal lines that fit.
-        console.print(line, soft_wrap=not console.is_terminal)
+        made, state, took, name = (f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True))
+        if row is titles:
+            line = Text(f"{made}  {state}  {took}  {name}".rstrip(), "dim")
+        else:
+            colour = COLOURS.get(row[1], "")
+            line = Text.assemble(f"{made}  ", (state, colour), f"  {took}  {name.rstrip()}")
+        console.print(line, soft_wrap=True)
     if len(jobs) > limit:
         console.print(Text(f"and {len(jobs) - limit} older ones (--limit shows more)", "dim"))
 
