@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trainer.config.console import Debug, Fresh, From, from_run, one_line_errors
+from trainer.config import UserError
+from trainer.config.console import Debug, Fresh, From, from_run, one_line_errors, plain
 from trainer.launch import picker, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -22,6 +23,15 @@ def execute(
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, without asking where.")
     ] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Run on Vertex AI, without asking where.")
+    ] = False,
+    shape: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Machines of a remote job; default: its own.")
+    ] = "",
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Watch a remote job until it ends.")
+    ] = True,
     config: Annotated[
         str | None,
         typer.Option(metavar="NAME|PATH", help="The config: a name of --list, or a .cnf file."),
@@ -44,16 +54,31 @@ def execute(
 ) -> None:
     """Pick a job config and run it, from training to the product search.
 
-    Without options it asks. `--local --config NAME --yes` runs without a question.
+    Without options it asks. `--local --config NAME --yes` runs without a question, and so does
+    `--remote --shape one_gpu --config NAME --yes` on Vertex AI, as settings.cfg says.
     """
     console = Console()
+    remote = remote or bool(shape)
+    _check(local, remote, here=fresh or run_dir is not None)
     if list_configs:
         picker.show_choices(picker.find_configs(picker.configs_folder()), console)
         return
     texts = from_run(source) + (overrides or [])
-    picked = picker.pick(console, name=config, local=local, overrides=texts, sure=yes or dry_run)
+    picked = picker.pick(
+        console,
+        name=config,
+        local=local,
+        remote=remote,
+        shape=shape,
+        overrides=texts,
+        sure=yes or dry_run,
+    )
     if picked is None:
         console.print("Nothing was run.")
+        return
+    if picked.shape:
+        _check(local, True, here=fresh or run_dir is not None)
+        _submit(picked, wait=wait, dry_run=dry_run)
         return
     from trainer.launch import job  # not needed to list and choose, which should be quick
 
@@ -61,6 +86,27 @@ def execute(
         picker.show_plan(picked.config, job.run_path(picked.config, run_dir), console)
     else:
         summary.run_and_show(picked.config, fresh=fresh, yes=yes, run_dir=run_dir)
+
+
+def _check(local: bool, remote: bool, *, here: bool) -> None:
+    if local and remote:
+        raise UserError("--local does not go with --remote or --shape; leave one of them out")
+    if remote and here:
+        raise UserError(
+            "--fresh and --run-dir are of jobs on this machine; a remote job gets a run folder of "
+            "its own in the bucket"
+        )
+
+
+def _submit(picked: picker.Picked, *, wait: bool, dry_run: bool) -> None:
+    from trainer.launch.vertex.settings import VertexSettings
+    from trainer.launch.vertex.submitting import Submission
+
+    submission = Submission.prepare(picked.config, VertexSettings.load(), picked.shape)
+    if dry_run:
+        submission.show(plain(), Console(stderr=True, highlight=False))
+    else:
+        submission.submit(plain(), wait=wait)
 
 
 if __name__ == "__main__":

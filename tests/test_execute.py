@@ -181,7 +181,7 @@ def test_a_person_at_a_terminal(folder: Path):
 @pytest.mark.parametrize(
     ("keys", "said", "code"),
     [
-        ("r\n", "error: remote jobs are not part of this version", 2),
+        ("r\n", "error: remote jobs need MILDNET_PROJECT: set it in settings.cfg", 2),
         ("\x04", "Nothing was run.", 0),
         ("\x03", "interrupted", 130),
         ("q\n", "Nothing was run.", 0),

@@ -219,11 +219,59 @@ def test_leaving(folder: Path, answers: list[str]):
     assert talk(*answers)[0] is None
 
 
-def test_remote_is_refused_in_one_line(folder: Path):
-    with pytest.raises(UserError) as caught:
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of remote jobs, and two shapes to choose from."""
+    for key, value in (("PROJECT", "my-shop"), ("REGION", "europe-west4"), ("BUCKET", "gs://b-1")):
+        monkeypatch.setenv(f"MILDNET_{key}", value)
+    Path("training_configs").mkdir()
+    for name, gpus in (("one", 1), ("four", 4)):
+        (Path("training_configs") / f"{name}.yaml").write_text(
+            "workerPoolSpecs:\n- machineSpec: {machineType: n1-standard-8, "
+            f"acceleratorType: NVIDIA_TESLA_T4, acceleratorCount: {gpus}}}\n"
+        )
+
+
+def test_remote_needs_its_settings_before_any_further_question(folder: Path):
+    with pytest.raises(UserError, match="^remote jobs need MILDNET_PROJECT: set it in settings"):
         talk("r")
-    assert str(caught.value) == picker.REMOTE
-    assert "local" in picker.REMOTE
+
+
+def test_a_remote_job_is_asked_for_its_machines(folder: Path, cloud: None):
+    picked, out, prompts = talk("r", "zebra", "0", "fuor", "1", "y")
+    assert picked is not None
+    assert picked.shape == "training_configs/four.yaml"
+    assert picked.config.training.strategy == "mirrored"
+    assert "  1  four  1 x n1-standard-8 with 4 NVIDIA_TESLA_T4\n  2  one " in out
+    assert "there is no number 0; 1 to 2 are there" in out
+    assert "no shape 'fuor'; did you mean 'four'?" in out
+    assert ["train.strategy", "mirrored", "training_configs/four.yaml"] in [
+        line.split() for line in out.splitlines()
+    ]
+    assert [prompt.split("?")[0] for prompt in prompts[2:]] == [
+        *["Which machines"] * 3,
+        "Submit it",
+    ]
+
+
+def test_the_machines_of_the_config_are_offered(folder: Path, cloud: None):
+    (folder / "zebra.cnf").write_text(GOOD + "config=training_configs/one.yaml\n")
+    picked, _, prompts = talk("", "y", name="zebra", remote=True)
+    assert prompts[0] == "Which machines? 1-2 or a name \\[one] "
+    assert picked is not None
+    assert picked.shape == "training_configs/one.yaml"
+    assert talk(name="zebra", remote=True, sure=True)[0] == picked
+    named, _, prompts = talk("y", name="zebra", remote=True, shape="four")
+    assert named is not None
+    assert named.shape == "training_configs/four.yaml"
+    assert talk("q", name="zebra", remote=True)[0] is None
+
+
+def test_a_remote_job_needs_machines_that_fit(folder: Path, cloud: None):
+    with pytest.raises(UserError, match="no machines are named; give --shape, one of four, one,"):
+        talk(name="zebra", remote=True, sure=True)
+    with pytest.raises(UserError, match="train.strategy=tpu does not go with"):
+        talk(name="zebra", remote=True, sure=True, shape="one", overrides=["train.strategy=tpu"])
 
 
 def test_options_take_the_place_of_answers(folder: Path):

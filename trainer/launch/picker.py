@@ -14,8 +14,6 @@ from rich.text import Text
 from trainer.config import JobConfig, UserError, cnf, nearest
 from trainer.config.registry import PACKAGE
 
-REMOTE = "remote jobs are not part of this version; available: local (answer l, or give --local)"
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -38,6 +36,7 @@ class Picked:
 
     config: JobConfig
     path: Path
+    shape: str = ""  #: machines of a remote job; "" to run here
 
 
 def configs_folder() -> Path:
@@ -152,6 +151,8 @@ def pick(
     *,
     name: str | None = None,
     local: bool = False,
+    remote: bool = False,
+    shape: str = "",
     overrides: Sequence[str] = (),
     sure: bool = False,
     folder: Path | None = None,
@@ -163,6 +164,8 @@ def pick(
         console: where questions and lists are printed.
         name: the config, instead of asking for it.
         local: run here, instead of asking where.
+        remote: run on Vertex AI, instead of asking where.
+        shape: the machines of a remote job, instead of asking for them.
         overrides: `key=value` texts that win over the config.
         sure: do not ask whether to run it, nor where.
         folder: the folder of configs; default :func:`configs_folder`.
@@ -172,15 +175,17 @@ def pick(
         The checked config, or None if the answer was to leave it.
 
     Raises:
-        UserError: a question is open and there is no terminal to ask on; remote was chosen; or
-            the config that `name` stands for is wrong.
+        UserError: a question is open and there is no terminal to ask on; remote was chosen and
+            its settings are wrong; or the config that `name` stands for is.
     """
     if ask is None:
         _need_terminal(name, sure)
         ask = _terminal(console)
     try:
-        if not local and not sure:
-            _ask_where(ask, console)
+        if not local and not remote and not sure:
+            remote = _ask_where(ask, console)
+        if remote:
+            _check_remote()
         if name is None:
             choices = find_configs(folder or configs_folder())
             show_choices(choices, console)
@@ -191,10 +196,12 @@ def pick(
             if path.suffix != ".cnf" or not path.is_file():
                 path = find(name, find_configs(folder or configs_folder()))
             picked = Picked(JobConfig.load(path, overrides), path)
+        if remote:
+            picked = _with_shape(picked, shape, None if sure else ask, console)
         if not sure:
             show_config(picked.config, picked.path, console)
             console.print()
-            _ask_sure(ask, console)
+            _ask_sure(ask, console, "Submit it" if remote else "Run it")
     except _Leave:
         return None
     return picked
@@ -237,13 +244,14 @@ def _answer(ask: Callable[[str], str], prompt: str) -> str:
     return answer
 
 
-def _ask_where(ask: Callable[[str], str], console: Console) -> None:
+def _ask_where(ask: Callable[[str], str], console: Console) -> bool:
+    """Return whether the answer was to run it remotely."""
     while True:
         answer = _answer(ask, "Run it [b]l[/b]ocally or [b]r[/b]emotely? \\[l] ").lower()
         if answer in ("", "l", "local", "locally"):
-            return
+            return False
         if answer in ("r", "remote", "remotely"):
-            raise UserError(REMOTE)
+            return True
         console.print("Answer l (local) or r (remote), or q to quit.", style="yellow")
 
 
@@ -269,9 +277,58 @@ def _ask_which(
             console.print(Text(str(error), "yellow"), soft_wrap=True)
 
 
-def _ask_sure(ask: Callable[[str], str], console: Console) -> None:
+def _check_remote() -> None:
+    """Tell at once, and not after all questions, that settings of remote jobs are missing."""
+    from trainer.launch.vertex.settings import VertexSettings  # not needed to run here
+
+    VertexSettings.load()
+
+
+def _with_shape(
+    picked: Picked, shape: str, ask: Callable[[str], str] | None, console: Console
+) -> Picked:
+    """Return what was picked with its machines: as given, as answered, or as the config says."""
+    from trainer.launch.vertex import shapes
+    from trainer.launch.vertex.submitting import shape_name
+
+    if not shape and ask is not None:
+        shape = _ask_shape(ask, picked.config.config, console)
+    machines = shapes.Shape.load(shape_name(picked.config, shape))
+    return Picked(machines.fit(picked.config), picked.path, machines.path)
+
+
+def _ask_shape(ask: Callable[[str], str], default: str, console: Console) -> str:
+    from trainer.launch.vertex import shapes
+
+    names = shapes.names()
+    digits = len(str(len(names)))
+    console.print()
+    for number, name in enumerate(names, start=1):
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"  {number:>{digits}}", "cyan")
+        line.append(f"  {name:<{max(map(len, names))}}")
+        line.append(f"  {shapes.Shape.load(name)}", "dim")
+        console.print(line, soft_wrap=not console.is_terminal)
+    console.print()
+    plain = Path(default).stem if default else ""
+    offered = f" \\[{plain}]" if plain else ""
     while True:
-        answer = _answer(ask, "Run it? \\[Y/n] ").lower()
+        answer = _answer(ask, f"Which machines? 1-{len(names)} or a name{offered} ") or default
+        if not answer:
+            continue
+        try:
+            if answer.isdecimal():
+                if not 1 <= int(answer) <= len(names):
+                    raise UserError(f"there is no number {answer}; 1 to {len(names)} are there")
+                answer = names[int(answer) - 1]
+            return str(shapes.find(answer))
+        except UserError as error:
+            console.print(Text(str(error), "yellow"), soft_wrap=True)
+
+
+def _ask_sure(ask: Callable[[str], str], console: Console, question: str = "Run it") -> None:
+    while True:
+        answer = _answer(ask, f"{question}? \\[Y/n] ").lower()
         if answer in ("", "y", "yes"):
             return
         if answer in ("n", "no"):

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from trainer.launch.vertex.jobs import JobService
 
-#: Files that a config may name; the ending tells them from other words with a slash.
-_FILES = (".bin", ".csv", ".h5", ".json", ".keras", ".npz", ".pt", ".pth", ".safetensors", ".zip")
+#: Files of weights; the ending tells them from names of what a library brings.
+_FILES = (".bin", ".h5", ".keras", ".npz", ".pt", ".pth", ".safetensors", ".zip")
 #: Keys whose files are looked for in the data path.
 _IN_DATA = ("train_csv", "val_csv")
-#: Keys that name a component or are no files for another reason.
+#: Keys whose paths are of this machine, of no file, or looked at elsewhere.
 _NO_FILES = ("config", "job_dir", "model_module", "trainer", "data_path")
 
 
@@ -246,8 +246,9 @@ def _local_files(config: JobConfig) -> Iterator[tuple[str, str]]:
         if key in _IN_DATA or key.startswith("dataset."):
             local = os.path.isabs(value)
         else:
-            local = os.path.exists(value) or value.lower().endswith(_FILES)
-        if local and (os.sep in value or value.lower().endswith(_FILES)):
+            named = key.startswith("model.") and value.lower().endswith(_FILES)
+            local = named or (os.sep in value and os.path.exists(value))
+        if local:
             yield key, value
 
 

@@ -1,0 +1,69 @@
+"""What is in the bucket, and what has to be put there: the real client against a local server."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.launch.vertex.storage import StorageServer
+from trainer.config import UserError
+from trainer.launch.vertex.staging import Bucket, Staged
+
+PLACE = "gs://shop-jobs/mildnet"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StorageServer]:
+    with StorageServer() as storage:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+        yield storage
+
+
+def test_a_file_is_uploaded_once(server: StorageServer):
+    bucket = Bucket(PLACE, "shop")
+    binary = bytes(range(256)) * 40 + b"\r\n--\r\n"
+    files = [Staged(f"{PLACE}/configs/a.cnf", b"lr=1\n"), Staged(f"{PLACE}/p/b.tar.gz", binary)]
+    assert bucket.put(files) == [file.uri for file in files]
+    assert server.objects == {"mildnet/configs/a.cnf": b"lr=1\n", "mildnet/p/b.tar.gz": binary}
+    assert bucket.put(files) == []
+    assert bucket.put([Staged(files[0].uri, b"lr=2\n")]) == [files[0].uri]
+    assert server.objects["mildnet/configs/a.cnf"] == b"lr=2\n"
+    assert len(server.uploads) == 3
+
+
+def test_what_arrives_damaged_is_not_kept(server: StorageServer):
+    server.damage = True
+    with pytest.raises(UserError, match=r"CRC32C does not match"):
+        Bucket(PLACE, "shop").put([Staged(f"{PLACE}/a", b"abc")])
+    assert server.objects == {}
+
+
+def test_run_folders_by_the_beginning_of_their_names(server: StorageServer):
+    for name in ("shop_1/config.json", "shop_2/logs/x", "shop_x", "other_1/a"):
+        server.objects[f"mildnet/{name}"] = b""
+        server.objects[name] = b""
+    assert Bucket(PLACE, "shop").runs("shop_") == ["shop_1", "shop_2"]
+    assert Bucket("gs://shop-jobs", "shop").runs("") == ["mildnet", "other_1", "shop_1", "shop_2"]
+    assert Bucket(PLACE, "shop").exists(f"{PLACE}/shop_1/config.json")
+    assert not Bucket(PLACE, "shop").exists(f"{PLACE}/shop_1")
+
+
+def test_a_bucket_that_is_not_there(server: StorageServer):
+    with pytest.raises(UserError) as caught:
+        Bucket("gs://other-jobs/mildnet", "shop").runs("")
+    assert str(caught.value) == (
+        "there is no bucket other-jobs, or these credentials may not see it: check MILDNET_BUCKET, "
+        "or make it with `gcloud storage buckets create gs://other-jobs`"
+    )
+
+
+def test_a_bucket_that_may_not_be_used(server: StorageServer):
+    server.refusal = (403, "me@x.org does not have storage.objects.create access.")
+    with pytest.raises(UserError, match=r"roles/storage\.objectAdmin.*me@x\.org does not have"):
+        Bucket(PLACE, "shop").put([Staged(f"{PLACE}/a", b"abc")])
+
+
+def test_without_credentials(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
+    with pytest.raises(UserError, match=r"no Google Cloud credentials .*key\.json"):
+        Bucket(PLACE, "shop")
