@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import re
 import subprocess
@@ -11,12 +10,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 from urllib3 import encode_multipart_formdata
 
 from tests.serving.api.catalogue import COLOURS, picture
