@@ -643,6 +643,101 @@ def search(
 
 @app.command()
 @one_line_errors
+def serve(
+    run: Run,
+    index: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Index to search; default: the run's.")
+    ] = None,
+    model: Model = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; 0.0.0.0: all of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8080,
+    k: Annotated[int, typer.Option("-k", help="Neighbours where none are asked for.")] = 20,
+    most_k: Annotated[int, typer.Option(help="Most neighbours that may be asked for.")] = 100,
+    most_bytes: Annotated[int, typer.Option(help="Largest picture file.")] = 10_000_000,
+    most_pixels: Annotated[int, typer.Option(help="Most pixels of a picture.")] = 50_000_000,
+    batch: Annotated[int, typer.Option(help="Most pictures in the model at once.")] = 32,
+    batch_wait: Annotated[
+        float, typer.Option(help="Most milliseconds it waits for pictures being decoded.")
+    ] = 4.0,
+    threads: Annotated[int, typer.Option(help="Pictures decoded at once.")] = 2,
+    concurrency: Annotated[int, typer.Option(help="Requests at once; 503 beyond.")] = 128,
+    deadline: Annotated[float, typer.Option(help="Most seconds for a request.")] = 30.0,
+    rate: Annotated[
+        str, typer.Option(help="Searches of a client, such as 20/second;600/minute; none.")
+    ] = "20/second",
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Products may be added and removed.")
+    ] = False,
+    changes: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Keeps them; default: INDEX.changes.sqlite."),
+    ] = None,
+    api_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keys, one a line; also MILDNET_API_KEY.")
+    ] = None,
+    write_key_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Keys for changes; also MILDNET_WRITE_KEY."),
+    ] = None,
+    allow_url_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Search by URL from there; *.NAME too; repeatable."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Pages from there may use the API; repeatable."),
+    ] = None,
+    proxy: Annotated[
+        str, typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded-For is believed.")
+    ] = "",
+    drain: Annotated[
+        float, typer.Option(help="Seconds to go on after a signal to stop.", min=0)
+    ] = 0.0,
+    stop_within: Annotated[
+        int, typer.Option(help="Most seconds for requests in flight.", min=1)
+    ] = 30,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="A line for each request.")
+    ] = True,
+    debug: Debug = False,
+) -> None:
+    """Serve searches over HTTP, and a page to search with, until told to stop."""
+    summary.quiet_tensorflow()
+    from trainer.launch import serving
+    from trainer.launch.run_folder import RunFolder
+
+    options = serving.service_options(
+        k=k,
+        most_k=most_k,
+        most_bytes=most_bytes,
+        most_pixels=most_pixels,
+        batch=batch,
+        batch_wait=batch_wait / 1000,
+        threads=threads,
+        concurrency=concurrency,
+        deadline=deadline,
+        rate=None if rate == "none" else rate,
+        writable=writable,
+        url_hosts=tuple(allow_url_host or ()),
+        keys=serving.read_keys(api_key_file, serving.KEY),
+        write_keys=serving.read_keys(write_key_file, serving.WRITE_KEY),
+        cors_origins=tuple(cors_origin or ()),
+        access_log=access_log,
+    )
+    serving.serve(
+        RunFolder.open(run),
+        serving.Endpoint(host, port, proxy, drain, stop_within),
+        options,
+        index_folder=index,
+        model_folder=model,
+        changes=changes,
+    )
+
+
+@app.command()
+@one_line_errors
 def rank(
     model: Annotated[
         str, typer.Option(metavar="RUN", help="Run folder, or an exported model's folder.")

@@ -8,8 +8,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from trainer.serving.live import Item  # type: ignore[import-not-found]
-    from trainer.serving.live import Neighbour as Hit  # type: ignore[import-not-found]
+    from trainer.serving.changes import Item
+    from trainer.serving.live import Neighbour as Hit
 
 
 class Product(BaseModel):

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.staticfiles import StaticFiles
 
 import trainer
+from trainer.serving.api.documentation import documentation_routes
 from trainer.serving.api.errors import Refusal
 from trainer.serving.api.guard import Guard
 from trainer.serving.api.observing import Observed
@@ -30,7 +31,7 @@ from trainer.serving.api.states import state_routes
 from trainer.serving.api.uploads import first_fault
 
 if TYPE_CHECKING:
-    from trainer.serving.live import LiveCatalogue  # type: ignore[import-not-found]
+    from trainer.serving.live import LiveCatalogue
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
 
@@ -76,6 +77,7 @@ def create_app(
     guard = Guard(service)
     for add_routes in (search_routes, product_routes, change_routes, state_routes):
         add_routes(app, service, guard)
+    documentation_routes(app)
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
     app.add_exception_handler(Refusal, _refused)

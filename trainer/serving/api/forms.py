@@ -12,14 +12,17 @@ from trainer.serving.api.service import Wanted
 
 #: Characters of the id of a product: those of the catalogue that was indexed are paths.
 MOST_ID = 1000
-#: Ids of products that clients add: parts of letters, digits and `_ - .`, none of dots alone.
-NEW_ID = r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
+#: Ids of products that clients add: parts of letters, digits and `_ - .`, none of which begins with
+#: a dot: browsers take some of those for something else.
+NEW_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 MOST_NEW_ID = 200
 #: Characters of a URL.
 MOST_URL = 2000
 
 #: Labels, categories, domains: no control characters, which would end up in files and logs.
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+#: The same, but not blank.
+Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")]
 BoxText = Annotated[str, Field(max_length=64, pattern=BOX)]
 
 PICTURE = "A JPEG, PNG, WebP, GIF (its first frame) or BMP file."
@@ -57,7 +60,7 @@ class ProductForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    label: Text = Field(min_length=1, description="What to call the product.")
+    label: Name = Field(description="What to call the product.")
     category: Text = Field("", description="May be empty.")
     domain: Text = Field("", description="May be empty.")
     box: BoxText = Field("", description=OF_BOX)

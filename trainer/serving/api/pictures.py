@@ -124,6 +124,12 @@ def box_of(text: str, size: tuple[int, int]) -> Box | None:
     return left, top, right, bottom
 
 
+def sides(box: Box) -> tuple[int, int, int, int]:
+    """Return x, y, width and height of a box."""
+    left, top, right, bottom = box
+    return left, top, right - left, bottom - top
+
+
 def pixels_of(picture: Looked, box: Box | None, decode: Decode) -> np.ndarray:
     """Return what the model sees of a picture, upright, uint8 (H, W, 3).
 

@@ -3,21 +3,25 @@
 # The annotations below hold values of a service: they are evaluated where they stand.
 
 import hashlib
+import logging
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from trainer.config import UserError
 from trainer.data.fetch import FORMATS
 from trainer.serving.api import forms
 from trainer.serving.api.answers import Catalogue, Limits, Product, Products, product
-from trainer.serving.api.errors import Refusal, problems
+from trainer.serving.api.errors import Refusal, busy, problems
 from trainer.serving.api.guard import Guard
-from trainer.serving.api.pictures import box_of, look, upright_file
+from trainer.serving.api.pictures import box_of, look, sides, upright_file
 from trainer.serving.api.service import Service, while_connected
 from trainer.serving.api.thumbnails import Thumbnails
 from trainer.serving.api.uploads import form_schema, read_form
+
+log = logging.getLogger(__name__)
 
 #: Seconds for which a browser takes the picture of a product for the same.
 FRESH = 60
@@ -140,7 +144,7 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         response_model=Product,
         responses={
             201: {"model": Product, "description": "It was added."},
-            **problems(*guard.refusals(400, 409, 413, 415, write=True)),
+            **problems(*guard.refusals(400, 404, 409, 413, 415, write=True)),
         },
         dependencies=guard.change(),
         openapi_extra=form_schema(forms.ProductForm, forms.PICTURE),
@@ -160,19 +164,22 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
             box = box_of(form.box, looked.upright_size)
             embedding = await while_connected(request, service.embedding(looked, box))
             there = await service.in_thread(has, id)
-            if there and not replace:
-                raise Refusal(409, "there is a product with this id already")
-            await service.in_thread(
-                catalogue.add,
-                id,
-                content,
-                embedding,
-                label=form.label,
-                category=form.category,
-                domain=form.domain,
-                box=None if box is None else (box[0], box[1], box[2] - box[0], box[3] - box[1]),
-                replace=replace,
-            )
+            try:
+                await service.in_thread(
+                    catalogue.add,
+                    id,
+                    content,
+                    embedding,
+                    label=form.label,
+                    category=form.category,
+                    domain=form.domain,
+                    box=None if box is None else sides(box),
+                    replace=replace,
+                )
+            except UserError as error:
+                if not replace and await service.in_thread(has, id):
+                    raise Refusal(409, "there is a product with this id already") from None
+                raise not_written(error) from None
             service.metrics.changes.labels("replaced" if there else "added").inc()
             response.status_code = 200 if there else 201
             return product(await service.in_thread(service.known, catalogue.get, id))
@@ -190,9 +197,17 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
     async def delete(id: Annotated[str, Path(min_length=1, max_length=forms.MOST_ID)]) -> Any:
         """Removes a product, never to be found again unless it is added anew."""
         async with service.turn():
-            await service.in_thread(service.known, catalogue.remove, id)
+            try:
+                await service.in_thread(service.known, catalogue.remove, id)
+            except UserError as error:
+                raise not_written(error) from None
         service.metrics.changes.labels("removed").inc()
         return Response(status_code=204)
+
+    def not_written(error: UserError) -> Refusal:
+        # Its words tell of files of this machine.
+        log.error("the catalogue cannot be changed: %s", error)
+        return busy("the change could not be stored: the log of the service tells more", 60)
 
     def has(name: str) -> bool:
         try:

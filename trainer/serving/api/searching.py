@@ -13,7 +13,7 @@ from trainer.serving.api import forms
 from trainer.serving.api.answers import Found, FoundLike, QueryPicture, neighbour
 from trainer.serving.api.errors import Refusal, problems
 from trainer.serving.api.guard import Guard
-from trainer.serving.api.pictures import box_of, look
+from trainer.serving.api.pictures import box_of, look, sides
 from trainer.serving.api.service import Service, Wanted, while_connected
 from trainer.serving.api.uploads import form_schema, read_form
 
@@ -48,10 +48,11 @@ def search_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         box = box_of(form.box, (width, height))
         embedding = await service.embedding(picture, box)
         hits = await service.neighbours(embedding, form.wanted())
-        shown = None if box is None else [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         return Found(
             neighbours=[neighbour(hit) for hit in hits],
-            query=QueryPicture(width=width, height=height, box=shown),
+            query=QueryPicture(
+                width=width, height=height, box=None if box is None else list(sides(box))
+            ),
             seconds=time.perf_counter() - begin,
         )
 

@@ -23,7 +23,7 @@ from trainer.serving.api.pictures import Box, Decode, Looked, pixels_of
 
 if TYPE_CHECKING:
     from trainer.data.fetch import Failure, Fetched
-    from trainer.serving.live import LiveCatalogue, Neighbour  # type: ignore[import-not-found]
+    from trainer.serving.live import LiveCatalogue, Neighbour
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from trainer.data.open_image import open_image
 from trainer.serving.api.errors import Refusal
 
 if TYPE_CHECKING:
-    from trainer.serving.live import LiveCatalogue  # type: ignore[import-not-found]
+    from trainer.serving.live import LiveCatalogue
 
 #: Pictures that are kept, of some kilobytes each.
 KEPT = 1024
