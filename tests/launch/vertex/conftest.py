@@ -53,8 +53,13 @@ def connect(vertex: VertexServer, clock: Clock) -> Callable[..., JobService]:
         return JobService(
             project or vertex.project,
             region or vertex.region,
-            channel=vertex.channel(),
-            **{"retries": QUICK, "sleep": clock.sleep, "clock": clock, **options},
+            **{
+                "channel": vertex.channel(),
+                "retries": QUICK,
+                "sleep": clock.sleep,
+                "clock": clock,
+                **options,
+            },
         )
 
     return connected

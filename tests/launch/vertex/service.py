@@ -24,6 +24,7 @@ from typing import Any
 
 import grpc
 from google.api.monitored_resource_pb2 import MonitoredResource
+from google.auth.transport.grpc import AuthMetadataPlugin
 from google.cloud.aiplatform_v1.types import CustomJob, JobState, job_service
 from google.cloud.logging_v2.types import (
     ListLogEntriesRequest,
@@ -211,6 +212,11 @@ class VertexServer:
             )
         )
         self.port = self._server.add_insecure_port("127.0.0.1:0")
+        # Clients send tokens only where nobody else can read them: this port takes those of this
+        # machine.
+        self._token_port = self._server.add_secure_port(
+            "127.0.0.1:0", grpc.local_server_credentials()
+        )
 
     def __enter__(self) -> VertexServer:
         self._server.start()
@@ -226,11 +232,20 @@ class VertexServer:
             channel.close()
         self._server.stop(0).wait()
 
-    def channel(self) -> grpc.Channel:
-        """Return a new channel to this server, which ends with it."""
+    def channel(self, credentials: Any = None) -> grpc.Channel:
+        """Return a new channel to this server, which ends with it.
+
+        Args:
+            credentials: of `google.auth`, whose token each call brings; default: none.
+        """
         # A proxy of this machine has no business between two of its own ports.
         options = [("grpc.enable_http_proxy", 0)]
-        channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", options)
+        if credentials is None:
+            channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", options)
+        else:
+            token = grpc.metadata_call_credentials(AuthMetadataPlugin(credentials, None))
+            both = grpc.composite_channel_credentials(grpc.local_channel_credentials(), token)
+            channel = grpc.secure_channel(f"127.0.0.1:{self._token_port}", both, options)
         self._channels.append(channel)
         return channel
 

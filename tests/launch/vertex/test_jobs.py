@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
-from google.api_core import exceptions
+from google.auth.credentials import Credentials
+from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
 
 from tests.launch.vertex.conftest import QUICK, Clock
@@ -25,9 +27,8 @@ from tests.launch.vertex.service import (
     unavailable,
 )
 from trainer.config import UserError
-from trainer.launch.vertex import calls
 from trainer.launch.vertex.calls import NotAnswering, Retries
-from trainer.launch.vertex.jobs import VERTEX_AI, Job, JobService, Pace
+from trainer.launch.vertex.jobs import Job, JobService, Pace
 
 #: Gives up before it is tried a second time, or soon after.
 SHORT = Retries(first=0.001, longest=0.002, patience=0.02, timeout=5.0)
@@ -354,14 +355,47 @@ class TestErrors:
         with pytest.raises(NotAnswering, match=r"Vertex AI does not answer .*check the network"):
             service.names("")
 
-    def test_a_token_that_was_refused_is_no_service_that_is_away(self):
-        text = "Getting metadata from plugin failed with error: ('invalid_grant: Bad Request', {})"
-        error = exceptions.ServiceUnavailable(text)
-        assert not calls.transient(error)
-        told = str(calls.explained(error, VERTEX_AI, "shop"))
-        assert "gcloud auth application-default login" in told
-        away = "Getting metadata from plugin failed with error: Max retries exceeded with url"
-        assert calls.transient(exceptions.ServiceUnavailable(away))
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (
+                RefreshError("invalid_grant: Token has been expired or revoked.", {}),
+                r"^Vertex AI does not take these credentials .*gcloud auth application-default",
+            ),
+            (
+                RefreshError("Reauthentication is needed. Please run `gcloud auth login`."),
+                r"^Vertex AI does not take these credentials .*gcloud auth application-default",
+            ),
+            (
+                TransportError("HTTPSConnectionPool(host='oauth2.googleapis.com'): Max retries"),
+                r"^Vertex AI does not answer .*check the network",
+            ),
+        ],
+    )
+    def test_a_token_that_was_refused_is_no_service_that_is_away(
+        self,
+        error: GoogleAuthError,
+        told: str,
+        vertex: VertexServer,
+        connect: Callable[..., JobService],
+        caplog: pytest.LogCaptureFixture,
+    ):
+        attempts = []
+
+        class NoToken(Credentials):
+            def refresh(self, request: object) -> None:
+                attempts.append(request)
+                raise error
+
+        # gRPC makes the same of both: a service that is unavailable.
+        with pytest.raises(UserError, match=told) as caught:
+            connect(channel=vertex.channel(NoToken()), retries=replace(SHORT, patience=0.3)).list()
+        away = isinstance(error, TransportError)
+        assert isinstance(caught.value, NotAnswering) == away
+        assert (len(attempts) > 1) == away
+        assert vertex.calls == []
+        # The line is all that a terminal shows of it.
+        assert caplog.records == []
 
     def test_no_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))

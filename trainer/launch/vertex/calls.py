@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def client(kind: Any, transport: Any, host: str, credentials: Any, channel: Any)
     """
     from google.api_core.gapic_v1.client_info import ClientInfo
 
+    # It writes a traceback for each token that cannot be had; what there is to say is said once.
+    logging.getLogger("grpc._plugin_wrapping").setLevel(logging.CRITICAL)
     info = ClientInfo(user_agent=f"mildnet/{trainer.__version__}")
     if channel is not None:
         return kind(transport=transport(channel=channel, client_info=info))
