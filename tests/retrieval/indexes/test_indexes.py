@@ -20,7 +20,7 @@ def make(kind, **parameters):
         pytest.importorskip("milvus_lite", reason="extra milvus is not installed")
     small = {
         "ivf_pq": {"bits": 4, "nlist": 4, "nprobe": 4, "m": 8},
-        "milvus": {"m": 16, "ef_construction": 64},
+        "milvus": {"index_type": "flat"},
     }
     return components("index")[kind].build(**{**small.get(kind, {}), **parameters})
 

@@ -216,7 +216,11 @@ class Milvus(Index):
             made = {"nlist": min(cell_count(rows, p["nlist"], rows), rows, 65_536)}
         wanted = client_package().MilvusClient.prepare_index_params()
         metric = "L2" if self.similarity == "euclidean" else "IP"
-        wanted.add_index("vector", index_type=kind.upper(), metric_type=metric, params=made)
+        # Twice `params`: pymilvus 3 sends what is in the first by itself, which Milvus takes as it
+        # takes the second, and Milvus Lite ignores.
+        wanted.add_index(
+            "vector", index_type=kind.upper(), metric_type=metric, params={"params": made}
+        )
         long = DAY if isinstance(server, Lite) else PATIENCE
         server.call("flush", name, wait=long)
         server.call("create_index", name, wanted, sync=False)
@@ -451,13 +455,12 @@ class Milvus(Index):
         alias = self.parameters["collection"]
         if isinstance(server, Lite) or not server.has(alias):
             return None
-        found = server.call("describe_collection", alias)
-        if alias not in found.get("aliases", []):
+        if alias not in server.call("list_aliases")["aliases"]:
             raise UserError(
                 f"{server.name} has a collection {alias!r} of its own: choose another name for "
                 "index.collection"
             )
-        return str(found["collection_name"])
+        return str(server.call("describe_alias", alias)["collection_name"])
 
 
 def _check_uri(uri: str) -> None:

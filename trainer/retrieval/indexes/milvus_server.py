@@ -105,14 +105,15 @@ class Server(ABC):
         """Return what to tell of an error of pymilvus or gRPC."""
         code = getattr(error, "code", None)
         text = str(getattr(error, "message", "") or error)
-        words = text.lower()
+        # What connecting fails of is in gRPC's error behind pymilvus's own.
+        words = f"{text} {error.__cause__}".lower()
         if code == NO_COLLECTION or "can't find collection" in words:
             return UserError(
                 f"{self.name} has not the collection of this index any more: build the index again"
             )
         if code == NO_DATABASE or ("database" in words and "does not exist" in words):
             return UserError(f"{self.name} has no such database: create it, or choose another")
-        if code == NOT_AUTHENTICATED or "auth" in words:
+        if code == NOT_AUTHENTICATED or "unauthenticated" in words or "auth check" in words:
             return UserError(
                 f"{self.name} refuses the token: put user:password or an API key into {VARIABLE}"
             )
