@@ -43,7 +43,10 @@ const crop = new CropBox(
   (box, soon) => {
     view.query.box = box;
     remember("replaceState");
+    // What had the focus is gone with the box: the box itself, or the button that takes it away.
+    const lost = !box && [document.body, part("crop-clear")].includes(document.activeElement);
     part("results-title").textContent = showCrop();
+    if (lost) part("crop-start").focus({ preventScroll: true });
     clearTimeout(timer);
     if (soon) timer = setTimeout(search, PAUSE);
     else search();
@@ -316,11 +319,8 @@ async function nameProduct(query) {
 /** Show the button that fits the box, and return the title of what it finds. */
 function showCrop() {
   const cropped = Boolean(crop.box);
-  // What has the focus may be just going: the box, or the button that takes it away.
-  const focused = [part("crop"), part("crop-clear")].includes(document.activeElement);
   part("crop-start").hidden = cropped;
   part("crop-clear").hidden = !cropped;
-  if (focused && !cropped) part("crop-start").focus({ preventScroll: true });
   return cropped ? "Products like what is in the box" : "Products like your picture";
 }
 
@@ -432,8 +432,7 @@ function sizeOf(url) {
 }
 
 function megabytes(size) {
-  const number = size / 1e6;
-  return `${number.toFixed(number < 10 ? 1 : 0).replace(/\.0$/, "")} MB`;
+  return `${numbers.format(Number((size / 1e6).toPrecision(3)))} MB`;
 }
 
 function listen() {
@@ -516,7 +515,7 @@ async function start() {
   }
   const { count, limits } = catalogue;
   part("count").textContent = count === 1 ? "1 product" : `${numbers.format(count)} products`;
-  part("allowed").textContent = `${limits.formats.join(", ")}, up to ${megabytes(limits.bytes)}`;
+  part("allowed").textContent = `${limits.formats.join(", ").toUpperCase()}, up to ${megabytes(limits.bytes)}`;
   // Named one by one, phones turn their own kinds of pictures into one of these.
   const kinds = limits.formats.map((format) => `image/${format.toLowerCase()}`).join(",");
   part("file").accept = part("camera").accept = kinds;
