@@ -140,9 +140,15 @@ def training_seconds(config: JobConfig, training: Sequence[Mapping[str, float]])
 
 def folder_bytes(path: str) -> int:
     """Return the size of all files in and below a local or remote folder; 0 if there is none."""
-    remote = is_remote(path)
+    if not is_remote(path):
+        return sum(
+            os.path.getsize(f"{place}/{name}")
+            for place, _, names in os.walk(path)
+            for name in names
+        )
+    # Folders of a bucket come with a slash at the end, and with two no file is found.
     return sum(
-        gfile().stat(f"{place}/{name}").length if remote else os.path.getsize(f"{place}/{name}")
-        for place, _, names in (gfile().walk(path) if remote else os.walk(path))
+        gfile().stat(f"{place.rstrip('/')}/{name}").length
+        for place, _, names in gfile().walk(path)
         for name in names
     )
