@@ -209,23 +209,11 @@ def test_notes_are_kept_and_folders_without_them_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf_pq"])
-def test_an_index_on_a_gpu_is_changed_on_the_cpu(kind, monkeypatch):
-    """With a GPU played: what is there can be searched, and nothing else."""
-    import faiss
-
-    class OnGpu:
-        def __init__(self, index):
-            self.index = index
-            self.search = index.search
-
-    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, __, index: OnGpu(index), raising=False)
-    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda there: there.index, raising=False)
+def test_an_index_on_a_gpu_is_changed_on_the_cpu(kind, played_gpu):
     items, _ = clusters()
     one, other = (
         make(kind, gpu=gpu).build(items).remove(range(100)).add(items[:50], range(50))
         for gpu in ("on", "off")
     )
-    assert isinstance(one._index, OnGpu)
+    assert isinstance(one._index, played_gpu)
     assert one.search(items[:99], 4).to_dict() == other.search(items[:99], 4).to_dict()
