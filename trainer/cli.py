@@ -68,12 +68,21 @@ index = typer.Typer(
     help="Embed a catalogue with a run's model and build an index over it.",
 )
 app.add_typer(index, name="index")
+embed = typer.Typer(
+    cls=WithDefault,
+    subcommand_metavar="| merge ...",
+    help="Embed a catalogue with a run's model into arrays on disk, in shards if wanted.",
+)
+app.add_typer(embed, name="embed")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder of a finished job.")]
 RunIfNoFile = Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")]
 EmbeddingsFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.npz", help="Arrays embeddings, labels, optional is_query."),
+    typer.Option(
+        metavar="FILE.npz|DIR",
+        help="Arrays embeddings, labels, optional is_query; or what embed wrote.",
+    ),
 ]
 Split = Annotated[
     str | None, typer.Option(help="Comma list of splits; default: the test split of the run.")
@@ -111,6 +120,10 @@ PostOptions = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Export of the run's model to embed with; default: its own."),
+]
+BadShare = Annotated[
+    float | None,
+    typer.Option(help="Share of a catalogue that may be bad, 0 to 1; default: the run's."),
 ]
 NewRun = Annotated[Path, typer.Option(metavar="DIR", help="Run folder to make.")]
 IntoRun = Annotated[
@@ -534,12 +547,94 @@ def export(
     plain().print(f"model in {export_run(RunFolder.open(run), to, form)}")
 
 
+@embed.command("catalogue", hidden=True)
+@one_line_errors
+def embed_catalogue(
+    run: Run,
+    items: Items,
+    to: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder to make, or to go on with; gs:// too.")
+    ],
+    beam_options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- BEAM OPTIONS]", help="With --beam: behind --."),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="i/n", help="Part to embed: 1/4 is the first of four.")
+    ] = "1/1",
+    beam: Annotated[
+        bool, typer.Option("--beam", help="As a pipeline of Apache Beam, for fleets.")
+    ] = False,
+    model: Model = None,
+    max_bad_share: BadShare = None,
+    snapshot: Annotated[int, typer.Option(help="Rows after which what is done is written.")] = 1024,
+    debug: Debug = False,
+) -> None:
+    """Embed a catalogue with a run's model into arrays on disk.
+
+    Given again after a stop, it goes on where it was. Pictures that can't be decoded are left out,
+    and named in bad_images.log.
+    """
+    from trainer.launch.embedding.plan import parse_shard
+
+    part = parse_shard(shard)
+    if beam:
+        from trainer.launch.beam.required import require_beam
+
+        require_beam("mildnet embed --beam")
+    elif beam_options:
+        raise UserError(f"{beam_options[0]}: options behind -- are Beam's: give --beam as well")
+    summary.quiet_tensorflow()
+    from trainer.launch.embedding.walk import EmbedOptions, embed_catalogue
+    from trainer.launch.run_folder import RunFolder
+
+    options = EmbedOptions(items, to, part, model, snapshot, max_bad_share)
+    console = plain()
+    finished = RunFolder.open(run)
+    if beam:
+        from trainer.launch.embedding.pipeline import embed_by_beam
+
+        summary.log_to(console)
+        done = embed_by_beam(finished, options, beam_options or [], console.print)
+    else:
+        done = embed_catalogue(finished, options, console.print)
+    summary.show_embedded(done, console)
+
+
+@embed.command("merge")
+@one_line_errors
+def embed_merge(
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR...", help="Shards, or folders that hold them."),
+    ],
+    to: Annotated[str, typer.Option(metavar="DIR", help="Folder to make; gs:// too.")],
+    max_bad_share: BadShare = None,
+    debug: Debug = False,
+) -> None:
+    """Put the shards of a catalogue together: what embedding it in one go makes."""
+    summary.quiet_tensorflow()
+    from trainer.launch.embedding.merging import merge
+
+    console = plain()
+    summary.show_embedded(
+        merge(folders, to, max_bad_share=max_bad_share, tell=console.print), console
+    )
+
+
 @index.command("build", hidden=True)
 @one_line_errors
 def index_build(
     run: Run,
-    items: Items,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the index.")],
+    items: Annotated[
+        str | None,
+        typer.Option(metavar="ITEMS.csv|DIR", help="Catalogue: an items.csv, or its folder."),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Instead of --items: what embed wrote of a catalogue."),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="index=hnsw, index.m=32, ..."),
@@ -552,14 +647,22 @@ def index_build(
     Where an index of the same model is there, only pictures that are new or have changed since are
     embedded.
     """
+    if (items is None) == (embeddings is None):
+        raise UserError("give --items or --embeddings, one of the two")
     summary.quiet_tensorflow()
     from trainer.launch.run_folder import RunFolder
-    from trainer.launch.searching import index_catalogue
+    from trainer.launch.searching import index_catalogue, index_embeddings
 
     tell = plain().print
-    count = index_catalogue(
-        RunFolder.open(run), items, to, overrides or [], model_folder=model, tell=tell
-    )
+    changes = overrides or []
+    if items is not None:
+        count = index_catalogue(
+            RunFolder.open(run), items, to, changes, model_folder=model, tell=tell
+        )
+    else:
+        count = index_embeddings(
+            RunFolder.open(run), str(embeddings), to, changes, model_folder=model
+        )
     tell(f"{count} items in {to}")
 
 

@@ -100,7 +100,7 @@ def test_other_things_than_npz(content, tmp_path):
         path.write_text("embeddings")
     elif content == "folder":
         path.mkdir()
-    with pytest.raises(UserError, match=r"not a complete|does not exist"):
+    with pytest.raises(UserError, match=r"not a complete|does not exist|holds no embeddings"):
         read_embeddings(path)
 
 

@@ -29,7 +29,9 @@ JPEG_RATIOS = (1, 2, 4, 8)
 MARGIN = 2 * JPEG_RATIOS[-1]
 
 
-def decode(contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -> tf.Tensor:
+def decode(
+    contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None, *, pillow: bool = False
+) -> tf.Tensor:
     """Return the picture as the model sees it, in plain TensorFlow operations.
 
     Args:
@@ -37,6 +39,7 @@ def decode(contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -
         image_size: S, side of the result, pixels.
         box: float32 (4,): left, top, width, height in pixels of the stored picture; NaN for the
             whole picture, which is also the default. What lies outside the picture is cut off.
+        pillow: as in :func:`load`.
 
     Returns:
         uint8 (S, S, 3), RGB.
@@ -44,7 +47,7 @@ def decode(contents: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -
     Raises:
         tf.errors.InvalidArgumentError: when run, if the bytes are no picture of a known kind.
     """
-    return _resize(load(contents, image_size, box), image_size)
+    return _resize(load(contents, image_size, box, pillow=pillow), image_size)
 
 
 def decode_file(path: tf.Tensor, image_size: int, box: tf.Tensor | None = None) -> tf.Tensor:
@@ -62,7 +65,7 @@ def decode_file(path: tf.Tensor, image_size: int, box: tf.Tensor | None = None) 
         tf.errors.NotFoundError: when run, if there is no such file; the message names it.
         tf.errors.InvalidArgumentError: when run, if it is no picture.
     """
-    return _resize(load(tf.io.read_file(path), image_size, box, pillow=True), image_size)
+    return decode(tf.io.read_file(path), image_size, box, pillow=True)
 
 
 def load(

@@ -23,6 +23,12 @@ log = logging.getLogger(__name__)
 CHUNK = 32
 #: A box may reach out of its picture by this share of a side (and by a pixel): annotations do.
 BOX_SLACK = 0.01
+#: Most pixels of a picture, unless something else is asked for.
+MAX_PIXELS = 100_000_000
+#: How a JPEG file begins, and the mark of its end.
+JPEG_BEGIN, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+#: What is said of a picture that the decoder refuses, with its kind.
+CUT_OFF = "{} that cannot be decoded: cut off, damaged, or of a rare kind"
 
 
 def verify_images(
@@ -30,7 +36,7 @@ def verify_images(
     *,
     mode: Literal["full", "header", "none"] = "full",
     max_bad_share: float = 0.01,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = MAX_PIXELS,
     log_file: str | os.PathLike[str] | None = None,
 ) -> ItemTable:
     """Return the table without the rows whose pictures cannot be used, as :func:`usable` says.
@@ -59,7 +65,7 @@ def usable(
     *,
     mode: Literal["full", "header", "none"] = "full",
     max_bad_share: float = 0.01,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = MAX_PIXELS,
     log_file: str | os.PathLike[str] | None = None,
     trusted: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -182,33 +188,89 @@ def _bad_rows(
         result = found[path]
         if isinstance(result, str):
             yield row, result
-        elif has_box[row]:
-            x, y, w, h = table.box[row].tolist()
-            width, height = result
-            slack_x, slack_y = (max(1, BOX_SLACK * side) for side in result)
-            if min(x + slack_x, y + slack_y, width + slack_x - x - w, height + slack_y - y - h) < 0:
-                reason = f"the box {x:g},{y:g},{w:g},{h:g} reaches out of the picture of "
-                yield row, f"{reason}{width} x {height} pixels"
+        elif has_box[row] and (fault := _box_fault(table.box[row], result)):
+            yield row, fault
+
+
+def _box_fault(box: np.ndarray, size: tuple[int, int]) -> str:
+    """Return how a box fails to be in a picture of a width and height, or `''`."""
+    x, y, w, h = box.tolist()
+    width, height = size
+    slack_x, slack_y = (max(1, BOX_SLACK * side) for side in size)
+    if min(x + slack_x, y + slack_y, width + slack_x - x - w, height + slack_y - y - h) >= 0:
+        return ""
+    reason = f"the box {x:g},{y:g},{w:g},{h:g} reaches out of the picture of "
+    return f"{reason}{width} x {height} pixels"
+
+
+def read_picture(path: str) -> tuple[bytes, str]:
+    """Return the content of a picture file, and why there is none or `''`."""
+    try:
+        contents = files.read_bytes(path)
+    except OSError as error:
+        return b"", files.reason(error)
+    except Exception as error:  # Remote files fail in ways of their own.
+        return b"", f"cannot be read: {_first_line(error)}"
+    return contents, "" if contents else "the file is empty"
+
+
+def fault_before_decoding(contents: bytes, box: np.ndarray, *, max_pixels: int = MAX_PIXELS) -> str:
+    """Return what :func:`usable` finds wrong with a picture without decoding it, or `''`.
+
+    Args:
+        contents: of its file.
+        box: float32 (4,) as in an :class:`ItemTable`.
+        max_pixels: most pixels by its header.
+    """
+    header = _header(io.BytesIO(contents), max_pixels)
+    if isinstance(header, str):
+        return header
+    if contents.startswith(JPEG_BEGIN) and contents.rfind(JPEG_END) < 0:
+        return CUT_OFF.format(header[2])
+    return "" if np.isnan(box[0]) else _box_fault(box, header[:2])
+
+
+def fault_of_kind(contents: bytes) -> str:
+    """Return what to say of a picture with a good header that the decoder refuses."""
+    header = _header(io.BytesIO(contents), MAX_PIXELS)
+    return header if isinstance(header, str) else CUT_OFF.format(header[2])
 
 
 def _check(
     path: str, max_pixels: int, decode: Callable[[bytes], Any] | None
 ) -> tuple[int, int] | str:
     """Return width and height of a good picture, or why it is not one."""
+    contents = b""
+    if files.is_remote(path):
+        contents, fault = read_picture(path)
+        if fault:
+            return fault
+    else:
+        try:
+            if not os.path.getsize(path):
+                return "the file is empty"
+        except OSError as error:
+            return files.reason(error)
+    header = _header(io.BytesIO(contents) if contents else path, max_pixels)
+    if isinstance(header, str):
+        return header
+    width, height, kind = header
+    if decode is not None:
+        try:
+            decode(contents or files.read_bytes(path))
+        except MemoryError:
+            return f"{width} x {height} pixels do not fit into memory"
+        except Exception:  # Whatever the decoder raises would have stopped training.
+            return CUT_OFF.format(kind)
+    return width, height
+
+
+def _header(source: str | io.BytesIO, max_pixels: int) -> tuple[int, int, str | None] | str:
+    """Return width, height and kind of a picture by its header, or why it is none."""
     from PIL import Image
 
-    remote = files.is_remote(path)
     try:
-        contents = files.read_bytes(path) if remote else b""
-        empty = not (contents if remote else os.path.getsize(path))
-    except OSError as error:
-        return files.reason(error)
-    except Exception as error:  # Remote files fail in ways of their own.
-        return f"cannot be read: {_first_line(error)}"
-    if empty:
-        return "the file is empty"
-    try:
-        with Image.open(io.BytesIO(contents) if remote else path) as picture:
+        with Image.open(source) as picture:
             width, height = picture.size
             kind = picture.format
     except Image.DecompressionBombError:
@@ -222,14 +284,7 @@ def _check(
         return f"not a picture, or its header is damaged ({_first_line(error)})"
     if width * height > max_pixels:
         return f"{width} x {height} pixels, more than the {max_pixels:,} allowed"
-    if decode is not None:
-        try:
-            decode(contents or files.read_bytes(path))
-        except MemoryError:
-            return f"{width} x {height} pixels do not fit into memory"
-        except Exception:  # Whatever the decoder raises would have stopped training.
-            return f"{kind} that cannot be decoded: cut off, damaged, or of a rare kind"
-    return width, height
+    return width, height, kind
 
 
 def _first_line(error: Exception) -> str:
@@ -244,9 +299,9 @@ def _decoder() -> Callable[[bytes], Any]:
 
     def decode(contents: bytes) -> None:
         with tf.device("CPU:0"):
-            if contents.startswith(b"\xff\xd8\xff"):
+            if contents.startswith(JPEG_BEGIN):
                 # The decoder refuses it, too, but each time with a line on the terminal.
-                if contents.rfind(b"\xff\xd9") < 0:
+                if contents.rfind(JPEG_END) < 0:
                     raise ValueError("cut off: the mark of the end is missing")
                 # An eighth of the size: the whole file is read and unpacked, and only then does
                 # work fall away. A crop would stop reading at its last line.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
+from trainer.data.domains import query_masks
 from trainer.data.files import (
     is_remote,
     write_bytes,
@@ -22,7 +23,6 @@ from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_items
 from trainer.launch.splits import read_split
 from trainer.retrieval.failures import Failures, hardest_failures
-from trainer.training.validation import query_masks
 
 if TYPE_CHECKING:
     from trainer.data.table import ItemTable

@@ -16,6 +16,7 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.config.job import JobConfig
+from trainer.data.domains import query_masks
 from trainer.data.table import ItemTable
 from trainer.launch.modules import build_model, import_model_module
 from trainer.launch.run_folder import RunFolder
@@ -24,7 +25,6 @@ from trainer.launch.splits import read_split
 from trainer.launch.starting import without_weights
 from trainer.retrieval.embeddings_file import EmbeddingsFile, read_embeddings
 from trainer.retrieval.metrics import Evaluation, evaluate
-from trainer.training.validation import query_masks
 
 if TYPE_CHECKING:
     import keras

@@ -146,16 +146,26 @@ class RunFolder:
         Raises:
             UserError: the folder can't be written.
         """
-        place = self.file(name).rpartition("/")[0]
+        self._make(self.file(name).rpartition("/")[0])
+        write_bytes(self.file(name), text.encode())
+
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            UserError: it can't be made.
+        """
+        self._make(self.path)
+
+    def _make(self, place: str) -> None:
         if is_remote(self.path):
             with remote_reasons(self.path):
                 gfile().makedirs(place)
-        else:
-            try:
-                os.makedirs(place, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"{self.path}: can't be made ({error.strerror})") from None
-        write_bytes(self.file(name), text.encode())
+            return
+        try:
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: can't be made ({error.strerror})") from None
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[str]:

@@ -72,8 +72,8 @@ class Searched:
         Raises:
             UserError: no exported model, or data that is not there.
         """
+        from trainer.data.domains import query_masks
         from trainer.launch.evaluating import embed_split
-        from trainer.training.validation import query_masks
 
         config = run.config()
         table, embeddings = embed_split(run, split)

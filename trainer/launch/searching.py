@@ -21,6 +21,7 @@ from trainer.data.readers.folder import picture_files
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.embedding_cache import EmbeddingCache, picture_keys
+from trainer.retrieval.embeddings_folder import read_embeddings_folder
 from trainer.retrieval.pictures import Picture, contact_sheet, sheet_rows
 from trainer.retrieval.results import RetrievalResults
 from trainer.serving.catalogue import (
@@ -119,6 +120,52 @@ def index_catalogue(
     return len(items)
 
 
+def index_embeddings(
+    run: RunFolder,
+    source: str,
+    folder: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    model_folder: str | None = None,
+) -> int:
+    """Index what `mildnet embed` wrote, embedding nothing, and return how many items it has.
+
+    The index is the one that :func:`index_catalogue` makes of the same catalogue, and so are the
+    items that it takes and the embeddings that it keeps.
+
+    Args:
+        run: the run whose model embedded them.
+        source: folder of embeddings of a whole catalogue.
+        folder: where the index goes.
+        overrides: `key=value` texts for the index, such as `index=hnsw`.
+        model_folder: export of the run's model that embedded them; default: the run's own.
+
+    Raises:
+        UserError: no such embeddings, those of another model, or a folder that holds something
+            else.
+    """
+    from trainer.serving.embedder import Embedder
+
+    config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
+    embedder = Embedder(model_folder or run.file("model"))
+    stored = read_embeddings_folder(source)
+    model = stored.meta.model
+    if model != embedder.fingerprint():
+        raise UserError(
+            f"{source} was embedded with another model than {embedder.folder}: give the run that "
+            "it was embedded with, or the export (--model), or embed it again (mildnet embed)"
+        )
+    items, embeddings, keys = stored.items, stored.embeddings, stored.keys
+    if config.gallery_domain and any(items.domain):
+        kept = items.domain == config.gallery_domain
+        items, embeddings, keys = items.select(kept), embeddings[kept], keys[kept]
+        _require_offered(items, config, source)
+    with changing(folder):
+        catalogue = _indexed(config, items, embeddings, model)
+        write_catalogue(catalogue, folder, EmbeddingCache(keys, embeddings))
+    return len(items)
+
+
 def offered(config: JobConfig, source: str) -> ItemTable:
     """Return the items of a catalogue that can be found, as :func:`index_catalogue` says.
 
@@ -128,9 +175,13 @@ def offered(config: JobConfig, source: str) -> ItemTable:
     items = read_catalogue(source)
     if config.gallery_domain and any(items.domain):
         items = items.select(items.domain == config.gallery_domain)
-        if not len(items):
-            raise UserError(f"{source} has no items of the domain {config.gallery_domain!r}")
+        _require_offered(items, config, source)
     return items
+
+
+def _require_offered(items: ItemTable, config: JobConfig, source: str) -> None:
+    if not len(items):
+        raise UserError(f"{source} has no items of the domain {config.gallery_domain!r}")
 
 
 def embed_catalogue(

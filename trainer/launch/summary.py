@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.launch.benchmark_model import ModelSpeed
     from trainer.launch.benchmark_rerank import RerankComparison
     from trainer.launch.benchmark_search import SearchComparison
+    from trainer.launch.embedding.walk import Embedded
     from trainer.launch.job import JobResult
     from trainer.launch.ranking import Ranked
     from trainer.launch.triplets import Made
@@ -149,6 +150,19 @@ def show_files(files: Mapping[str, str], console: Console) -> None:
     """Print where files are, a line for each, by what they are."""
     for label, path in files.items():
         console.print(f"{label:<11}{absolute(path)}", soft_wrap=True, markup=False)
+
+
+def show_embedded(done: Embedded, console: Console) -> None:
+    """Print how many embeddings there are, and where they and what was left out are."""
+    from trainer.retrieval.embeddings_folder import BAD
+
+    meta = done.meta
+    part = f"shard {meta.shard} of {meta.shards}: " if meta.shards > 1 else ""
+    left_out = meta.bad + (meta.problems if meta.shard == 1 else 0)
+    line = f"{part}{meta.items:,} embeddings of {meta.dim} numbers"
+    if left_out:
+        line += f", {left_out:,} pictures and rows left out (see {BAD})"
+    console.print(f"{line}: {done.path}", soft_wrap=True, markup=False)
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:

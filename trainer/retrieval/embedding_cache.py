@@ -122,12 +122,27 @@ def picture_keys(items: ItemTable, model: str) -> np.ndarray:
             advance(1)
     keys = np.zeros((len(items), WIDTH), np.uint8)
     for row, path in enumerate(items.path):
-        content, box = contents[path], items.box[row].astype("<f4")
+        content = contents[path]
         if content is not None:
-            whole = b"" if np.isnan(box[0]) else box.tobytes()
-            key = hashlib.sha256(VERSION + model.encode() + content + whole)
-            keys[row] = np.frombuffer(key.digest(), np.uint8)
+            keys[row] = _key(content, items.box[row], model)
     return keys
+
+
+def picture_key(content: bytes, box: np.ndarray, model: str) -> np.ndarray:
+    """Return the key of a picture, uint8 (32,), see :func:`picture_keys`.
+
+    Args:
+        content: of its file.
+        box: float32 (4,), NaN for none.
+        model: fingerprint of the model.
+    """
+    return _key(hashlib.sha256(content).digest(), box, model)
+
+
+def _key(content: bytes, box: np.ndarray, model: str) -> np.ndarray:
+    whole = b"" if np.isnan(box[0]) else box.astype("<f4").tobytes()
+    key = hashlib.sha256(VERSION + model.encode() + content + whole)
+    return np.frombuffer(key.digest(), np.uint8)
 
 
 def _content(path: str) -> bytes | None:

@@ -1,4 +1,5 @@
-"""Embeddings with their labels in one .npz file: from any program, for `mildnet evaluate`."""
+"""Embeddings with their labels, for `mildnet evaluate`: in one .npz file, from any program; or in
+a folder that `mildnet embed` wrote."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config import UserError, nearest
+from trainer.data.domains import query_masks
 from trainer.data.files import reason
+from trainer.retrieval.embeddings_folder import EmbeddingsFolder, read_embeddings_folder
 from trainer.retrieval.vectors import check_embeddings, check_ids
 
 
@@ -42,11 +45,16 @@ NAMES = tuple(field.name for field in fields(EmbeddingsFile))
 def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
     """Read an .npz file with the arrays of :class:`EmbeddingsFile`; other arrays are not touched.
 
+    A folder of :mod:`trainer.retrieval.embeddings_folder` is read as such a file: its queries and
+    gallery are of the domains that the run was measured with.
+
     Raises:
         UserError: no such file, not a complete .npz, a pickled array, an array missing or
             misspelt, or shapes and types that do not fit.
     """
     source = Path(path)
+    if source.is_dir():
+        return _of_folder(read_embeddings_folder(source))
     if not source.is_file():
         raise UserError(f"embeddings file {source} does not exist")
     try:
@@ -69,6 +77,19 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
         return _checked(loaded)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _of_folder(folder: EmbeddingsFolder) -> EmbeddingsFile:
+    items, meta = folder.items, folder.meta
+    is_query, is_gallery = query_masks(items, meta.query_domain, meta.gallery_domain)
+    return EmbeddingsFile(
+        check_embeddings(folder.embeddings),
+        np.array(items.label_names, str)[items.label],
+        is_query,
+        is_gallery,
+        categories=items.category.astype(str) if any(items.category) else None,
+        domains=items.domain.astype(str) if any(items.domain) else None,
+    )
 
 
 def write_embeddings(path: str | os.PathLike[str], content: EmbeddingsFile) -> None:

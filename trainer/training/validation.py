@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.domains import query_masks
 from trainer.data.pipeline import eval_batches
 from trainer.data.samplers import Sampler
 from trainer.data.table import ItemTable
@@ -38,19 +39,6 @@ def embed_table(
     """Return the (N, D) float32 embeddings of all rows of `table`, in order."""
     batches = eval_batches(table, image_size=image_size, batch_size=batch_size)
     return embed(predict, batches, len(table))
-
-
-def query_masks(
-    table: ItemTable, query_domain: str, gallery_domain: str
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return which rows are queries and which are gallery; None where all rows are."""
-    is_query = table.domain == query_domain if query_domain else None
-    is_gallery = table.domain == gallery_domain if gallery_domain else None
-    if is_gallery is not None and is_query is None:
-        is_query = np.ones(len(table), bool)
-    if is_query is not None and is_gallery is None:
-        is_gallery = np.ones(len(table), bool)
-    return is_query, is_gallery
 
 
 def has_pairs(table: ItemTable, query_domain: str, gallery_domain: str) -> bool:

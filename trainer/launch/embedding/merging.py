@@ -1,0 +1,165 @@
+"""All shards of a catalogue put together: the folder that embedding it in one go makes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config import UserError
+from trainer.data.files import absolute, is_remote, sha256, whole_folder
+from trainer.data.join import join
+from trainer.data.table import ItemTable
+from trainer.launch.embedding import parts
+from trainer.launch.embedding.folder import shard_folders
+from trainer.launch.embedding.plan import Plan
+from trainer.launch.embedding.walk import Embedded, bad_share
+from trainer.launch.run_folder import RunFolder
+from trainer.retrieval.embeddings_folder import (
+    BAD,
+    FILES,
+    META,
+    EmbeddingsMeta,
+    read_part,
+)
+
+#: Rows that are copied at once.
+CHUNK = 16_384
+
+
+def merge(
+    folders: Sequence[str],
+    to: str,
+    *,
+    max_bad_share: float | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Embedded:
+    """Put the shards of a catalogue together, all or nothing.
+
+    Args:
+        folders: shards, or folders that hold some; local or remote.
+        to: folder to make.
+        max_bad_share: share of the catalogue's rows that may be bad; default: what the shards were
+            made with.
+        tell: takes a line on what is done.
+
+    Raises:
+        UserError: a shard is missing, not finished, there twice, damaged, or of another model or
+            catalogue than the first; too many pictures are bad, or `to` holds something.
+    """
+    found = _in_order([path for given in folders for path in _shards(absolute(given))])
+    metas = [meta for _, meta in found]
+    whole = _whole(metas, max_bad_share)
+    target = absolute(to)
+    there = RunFolder(target)
+    if there.exists(META):
+        meta = EmbeddingsMeta.from_dict(there.read_json(META), there.file(META))
+        if dataclasses.replace(meta, checksums={}) == whole:
+            tell("done before")
+            return Embedded(target, meta)
+    if there.names():
+        raise UserError(f"{to} holds something else: choose another folder")
+    with _made(target) as folder:
+        tables: list[ItemTable] = []
+        bad: list[str] = []
+        parts.write_arrays(folder, whole, _arrays(found, tables, bad))
+        parts.write_table(folder, join(tables), bad)
+        meta = parts.write_meta(folder, whole)
+    return Embedded(target, meta)
+
+
+def _shards(path: str) -> list[tuple[str, EmbeddingsMeta]]:
+    """Return the shards of a folder, which may be one itself, with what they say of themselves."""
+    folder = RunFolder(path)
+    if folder.exists(META):
+        return [(path, EmbeddingsMeta.from_dict(folder.read_json(META), folder.file(META)))]
+    names = shard_folders(path)
+    if not names:
+        raise UserError(f"{path} holds no embeddings that are finished, and no shards of any")
+    found = []
+    for name, (shard, shards) in names.items():
+        if not RunFolder(folder.file(name)).exists(META):
+            raise UserError(
+                f"{path}: shard {shard} of {shards} is not finished: give its command again"
+            )
+        found += _shards(folder.file(name))
+    return found
+
+
+def _in_order(
+    found: list[tuple[str, EmbeddingsMeta]],
+) -> list[tuple[str, EmbeddingsMeta]]:
+    """Return the shards in order, after a check that they are all that there are, each once."""
+    first, meta = found[0]
+    plan = _plan(meta)
+    by_number: dict[int, str] = {}
+    for path, other in found:
+        plan.refuse_others(vars(other), path)
+        if other.shard in by_number:
+            raise UserError(
+                f"shard {other.shard} of {plan.shards} comes twice: {by_number[other.shard]} and "
+                f"{path}; give one of them"
+            )
+        by_number[other.shard] = path
+    missing = [str(n) for n in range(1, plan.shards + 1) if n not in by_number]
+    if missing:
+        word, verb = ("shard", "is") if len(missing) == 1 else ("shards", "are")
+        raise UserError(
+            f"{word} {', '.join(missing)} of {plan.shards} {verb} missing beside {first}"
+        )
+    return sorted(found, key=lambda one: one[1].shard)
+
+
+def _plan(meta: EmbeddingsMeta) -> Plan:
+    return Plan(**{field.name: getattr(meta, field.name) for field in dataclasses.fields(Plan)})
+
+
+def _whole(metas: list[EmbeddingsMeta], max_bad_share: float | None) -> EmbeddingsMeta:
+    """Return what the whole says of itself, but for the checksums."""
+    bad, first = sum(meta.bad for meta in metas), metas[0]
+    allowed = max(meta.max_bad_share for meta in metas) if max_bad_share is None else max_bad_share
+    share = bad_share(bad, first.rows, first.problems)
+    if share > allowed:
+        raise UserError(
+            f"{bad + first.problems} pictures and rows of the catalogue cannot be used, a share of "
+            f"{share:.2%} where --max-bad-share allows {allowed:.2%}: see {BAD} of the shards"
+        )
+    items = sum(meta.items for meta in metas)
+    if not items:
+        raise UserError(f"no picture can be used: see {BAD} of the shards")
+    return dataclasses.replace(
+        first, shard=1, shards=1, items=items, bad=bad, max_bad_share=allowed, checksums={}
+    )
+
+
+def _arrays(
+    found: list[tuple[str, EmbeddingsMeta]], tables: list[ItemTable], bad: list[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield embeddings and keys of all shards in order; fill in their tables, and what was bad."""
+    for path, meta in found:
+        with parts.read_from(path) as folder:
+            _check_files(folder, meta, path)
+            lines = (folder / BAD).read_bytes().decode("utf-8", "surrogateescape")
+            bad += lines.split("\n")[:-1]
+            if not meta.items:
+                continue
+            part = read_part(folder, meta)
+            tables.append(part.items)
+            for begin in range(0, meta.items, CHUNK):
+                rows = slice(begin, begin + CHUNK)
+                yield part.embeddings[rows], part.keys[rows]
+
+
+def _check_files(folder: Path, meta: EmbeddingsMeta, path: str) -> None:
+    for name in FILES:
+        if not (folder / name).is_file() or sha256(folder / name) != meta.checksums[name]:
+            raise UserError(f"{path}/{name} is damaged, or not what was written: copy it again")
+
+
+@contextlib.contextmanager
+def _made(target: str) -> Iterator[Path]:
+    with parts.written_to(target) if is_remote(target) else whole_folder(target) as folder:
+        yield folder

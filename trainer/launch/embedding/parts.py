@@ -1,0 +1,129 @@
+"""The files of a folder of embeddings, written part by part; remote ones by way of local ones."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config import UserError
+from trainer.data.files import (
+    absolute,
+    gfile,
+    is_remote,
+    reason,
+    sha256,
+    whole_file,
+    write_bytes,
+)
+from trainer.data.table import REQUIRED_COLUMNS, ItemTable
+from trainer.launch.run_folder import remote_reasons
+from trainer.retrieval.embedding_cache import WIDTH
+from trainer.retrieval.embeddings_folder import (
+    BAD,
+    EMBEDDINGS,
+    FILES,
+    ITEMS,
+    KEYS,
+    META,
+    EmbeddingsMeta,
+)
+
+
+def write_arrays(
+    folder: Path, meta: EmbeddingsMeta, parts: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Write embeddings and keys, a part of the rows at a time.
+
+    Args:
+        folder: local.
+        meta: says how many there are, and of how many numbers.
+        parts: float32 (n, D) and uint8 (n, 32) of consecutive rows.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    try:
+        with (
+            _rows(folder / EMBEDDINGS, meta.items, meta.dim, np.float32) as embeddings,
+            _rows(folder / KEYS, meta.items, WIDTH, np.uint8) as keys,
+        ):
+            for some, made_from in parts:
+                embeddings(some)
+                keys(made_from)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {reason(error)}") from None
+
+
+@contextlib.contextmanager
+def _rows(path: Path, count: int, width: int, kind: type) -> Iterator:
+    """Give a function that takes the next rows of an .npy file."""
+    written = 0
+
+    def append(rows: np.ndarray) -> None:
+        nonlocal written
+        stream.write(np.ascontiguousarray(rows, kind).data)
+        written += len(rows)
+
+    with open(path, "wb") as stream:
+        descr = np.lib.format.dtype_to_descr(np.dtype(kind))
+        header = {"descr": descr, "fortran_order": False, "shape": (count, width)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        yield append
+        stream.flush()
+        os.fsync(stream.fileno())
+    if written != count:
+        raise ValueError(f"{path} got {written} of {count} rows")
+
+
+def write_table(folder: Path, items: ItemTable, bad: Iterable[str]) -> None:
+    """Write the table of the items, and the log of pictures that are left out, one a line."""
+    if len(items):
+        items.to_csv(folder / ITEMS)
+    else:
+        (folder / ITEMS).write_text(",".join(REQUIRED_COLUMNS) + "\n")
+    with whole_file(folder / BAD) as stream:
+        stream.writelines(f"{line}\n" for line in bad)
+
+
+def write_meta(folder: Path, meta: EmbeddingsMeta) -> EmbeddingsMeta:
+    """Write what the folder says of itself, with checksums of the other files: what finishes it."""
+    meta = dataclasses.replace(meta, checksums={name: sha256(folder / name) for name in FILES})
+    text = json.dumps(meta.to_dict(), indent=1) + "\n"
+    write_bytes(str(folder / META), text.encode())
+    return meta
+
+
+@contextlib.contextmanager
+def written_to(path: str) -> Iterator[Path]:
+    """Give a local folder to write embeddings to; what goes to a remote one is copied after."""
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+        with remote_reasons(path):
+            gfile().makedirs(path)
+            # The last one says that the others are complete.
+            for name in (*FILES, META):
+                gfile().copy(os.path.join(scratch, name), f"{path}/{name}", overwrite=True)
+
+
+@contextlib.contextmanager
+def read_from(path: str) -> Iterator[Path]:
+    """Give a local folder with the embeddings of one that may be remote, a copy for the time."""
+    if not is_remote(path):
+        yield Path(absolute(path))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        with remote_reasons(path):
+            for name in (*FILES, META):
+                gfile().copy(f"{path}/{name}", os.path.join(scratch, name))
+        yield Path(scratch)
