@@ -196,6 +196,45 @@ BY_HAND = {
     ),
     "mildnet train job_configs/demo/synthetic.cnf --set dataset=amazon_reviews "
     "--set data_path=data/Amazon-review": "needs what the dump becomes",
+    **dict.fromkeys(
+        (
+            '.venv/bin/pip install -c constraints.txt -e ".[vertex]"',
+            "gcloud auth login",
+            "gcloud auth application-default login",
+            "gcloud config set project my-shop",
+            "gcloud services enable aiplatform.googleapis.com storage.googleapis.com "
+            "logging.googleapis.com",
+            "gcloud services enable artifactregistry.googleapis.com cloudbuild.googleapis.com",
+            "gcloud storage buckets create gs://my-shop-jobs --location=europe-west4 "
+            "--uniform-bucket-level-access",
+            "gcloud iam service-accounts create trainer",
+            "gcloud storage buckets add-iam-policy-binding gs://my-shop-jobs "
+            "--member=serviceAccount:trainer@my-shop.iam.gserviceaccount.com "
+            "--role=roles/storage.objectAdmin",
+            *(
+                "gcloud projects add-iam-policy-binding my-shop "
+                "--member=serviceAccount:trainer@my-shop.iam.gserviceaccount.com "
+                f"--role=roles/{role}"
+                for role in ("logging.logWriter", "aiplatform.user")
+            ),
+            "gcloud storage cp -r shop gs://my-shop-jobs/data",
+            "mildnet submit job_configs/demo/synthetic.cnf --shape cpu",
+            "gcloud storage cp -r gs://my-shop-jobs/mildnet/synthetic_1 runs",
+            "mildnet search runs/synthetic_1 customer-photo.jpg",
+            "mildnet submit job_configs/mildnet.cnf --shape one_a100 "
+            "--data-path gs://my-shop-jobs/data/street2shop --spot --timeout 12h "
+            "--label team=search",
+            "tensorboard --logdir gs://my-shop-jobs/mildnet/synthetic_1/logs",
+            "gcloud ai tensorboards create --display-name=mildnet --region=europe-west4",
+            "gcloud artifacts repositories create images --repository-format=docker "
+            "--location=europe-west4",
+            "gcloud builds submit --tag europe-west4-docker.pkg.dev/my-shop/images/mildnet:1 "
+            "--timeout=1h",
+            "mildnet submit job_configs/demo/synthetic.cnf --shape one_gpu "
+            "--image europe-west4-docker.pkg.dev/my-shop/images/mildnet:1",
+        ),
+        "needs a Google Cloud project: tests/launch/vertex submits jobs to one on this machine",
+    ),
 }
 
 #: Files whose commands reproduce long runs: options and configs are checked, nothing is run.
