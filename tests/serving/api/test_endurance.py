@@ -21,7 +21,7 @@ from tests.serving.api.catalogue import COLOURS, picture
 ROOT = Path(__file__).resolve().parents[3]
 REQUESTS, THREADS = 10_000, 4
 #: Megabytes that a process may grow by over the requests after the first fifth.
-GROWTH = 12
+GROWTH = 4
 #: Colours of pictures that no product of the catalogue has.
 OWN = [(240, 240, 20), (20, 230, 230), (230, 20, 230), (250, 130, 20)]
 
