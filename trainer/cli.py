@@ -64,7 +64,7 @@ class WithDefault(TyperGroup):
 
 index = typer.Typer(
     cls=WithDefault,
-    subcommand_metavar="| add ... | remove ...",
+    subcommand_metavar="| add ... | remove ... | merge ...",
     help="Embed a catalogue with a run's model and build an index over it.",
 )
 app.add_typer(index, name="index")
@@ -713,6 +713,25 @@ def index_remove(
     from trainer.launch.updating import remove_from_index
 
     change = remove_from_index(folder, ids or [], labels=labels or [], source=items)
+    plain().print(f"{change}; {change.items} items in {folder}")
+
+
+@index.command("merge")
+@one_line_errors
+def index_merge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.")],
+    changes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: DIR.changes.sqlite.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Take products that were added and removed while an index was served into the index.
+
+    Their pictures are written to DIR.pictures. No server may be using the changes meanwhile.
+    """
+    from trainer.launch.updating import merge_changes
+
+    change = merge_changes(folder, changes=changes)
     plain().print(f"{change}; {change.items} items in {folder}")
 
 

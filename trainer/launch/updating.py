@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import absolute
+from trainer.data.files import absolute, write_bytes
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import embed_catalogue, offered, read_catalogue
-from trainer.retrieval.embedding_cache import EmbeddingCache
+from trainer.retrieval.embedding_cache import WIDTH, EmbeddingCache, picture_keys
 from trainer.serving.catalogue import (
     MODEL,
     CatalogueIndex,
@@ -24,6 +27,12 @@ from trainer.serving.catalogue import (
     load_catalogue,
     write_catalogue,
 )
+from trainer.serving.changes import Added, Changes
+from trainer.serving.live import apply_changes, changes_file, merged_folder
+from trainer.serving.public_names import merged_file, public_names
+
+#: How the files of pictures begin and end.
+ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,85 @@ def remove_from_index(
         cache = EmbeddingCache(known.keys[~gone], known.embeddings[~gone])
         write_catalogue(left, folder, cache)
     return IndexChange(items=len(left.items), removed=int(gone.sum()))
+
+
+def merge_changes(
+    folder: str | os.PathLike[str], *, changes: str | os.PathLike[str] | None = None
+) -> IndexChange:
+    """Take the products that came and went while an index was served into the index itself.
+
+    Pictures of added items become files in `FOLDER.pictures`, where the items keep their ids. Then
+    the index is replaced, all or nothing, and only then the file of changes is removed: whenever
+    the process is killed, a server that starts next shows the same products.
+
+    Args:
+        folder: an index that :func:`trainer.launch.searching.build_index` wrote.
+        changes: file of the changes; default `FOLDER.changes.sqlite`.
+
+    Raises:
+        UserError: a server is using them, they are of another model, nothing would be left, or a
+            disk refuses; the index is then as it was.
+    """
+    pictures = merged_folder(folder)
+    with changing(folder), contextlib.ExitStack() as stack:
+        old = load_catalogue(folder)
+        model = old.index.notes.get(MODEL, "")
+        path = changes_file(folder) if changes is None else Path(changes)
+        if changes is not None and not path.exists():
+            raise UserError(f"there is no file of changes {path}")
+        file = Changes(path, model=model, dim=old.index.dim, writable=True)
+        stack.callback(file.close)
+        names = public_names(old.ids, old.items.path.tolist(), str(pictures))
+        rows = {name: row for row, name in enumerate(names)}
+        kept, coming = apply_changes(file, old.ids, rows)
+        if kept.all() and not coming:
+            file.delete()
+            return IndexChange(items=len(old.items))
+        replaced = sum(not kept[rows[one.item.id]] for one in coming if one.item.id in rows)
+        new = _written(coming, file, pictures)
+        embeddings = np.array([one.embedding for one in coming], np.float32)
+        embeddings = embeddings.reshape(len(coming), old.index.dim)
+        known = EmbeddingCache.load(folder, old.index.dim).of(old.ids)
+        ids = item_ids(new) if new is not None else []
+        old.index.update(np.array(old.ids, str)[~kept], embeddings, ids)
+        left = old.items.select(kept)
+        items = left if new is None else _joined(left, new)
+        keys = np.zeros((len(coming), WIDTH), np.uint8)
+        if new is not None and model:
+            keys = picture_keys(new, model)
+        cache = EmbeddingCache(
+            np.concatenate([known.keys[kept], keys]),
+            np.concatenate([known.embeddings[kept], embeddings]),
+        )
+        write_catalogue(CatalogueIndex(old.index, items), folder, cache)
+        file.delete()
+        # Pictures that an earlier merge wrote, of items that are gone, or before it was killed.
+        for picture in set(map(str, pictures.glob("*~*"))) - set(items.path.tolist()):
+            os.unlink(picture)
+    return IndexChange(
+        items=len(items),
+        added=len(coming) - replaced,
+        replaced=replaced,
+        removed=int((~kept).sum()) - replaced,
+    )
+
+
+def _written(coming: Sequence[Added], file: Changes, folder: Path) -> ItemTable | None:
+    """Return the items that come, once their pictures are files; None if there are none."""
+    if not coming:
+        return None
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for one in coming:
+        item, content = one.item, file.picture(one.item.id)
+        ending = next((end for start, end in ENDINGS.items() if content.startswith(start)), "")
+        name = merged_file(item.id, hashlib.sha256(content).hexdigest(), ending)
+        if not (folder / name).exists():
+            write_bytes(str(folder / name), content)
+        row = {"path": str(folder / name), "label": item.label, "category": item.category}
+        row |= {"domain": item.domain}
+        rows.append(row | dict(zip("xywh", item.box or (), strict=False)))
+    return ItemTable.from_rows(rows)
 
 
 def _same(

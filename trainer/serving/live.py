@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from functools import lru_cache
@@ -343,20 +343,13 @@ class LiveCatalogue:
 
     def _read(self) -> _State:
         """Return the catalogue as the file of changes says."""
-        removed = self._changes.removed()
-        kept = np.fromiter((name not in removed for name in self._ids), bool, len(self._ids))
+        kept, items = apply_changes(self._changes, self._ids, self._rows)
         added = AddedItems(self.dim, self._index.similarity)
-        state = _State(0, kept, added, 0, np.zeros(16, bool), int(kept.sum()))
-        for one in self._changes.added():
-            row = self._rows.get(one.item.id, -1)
-            if row >= 0 and kept[row]:
-                if not one.wins:
-                    log.warning("%s: the index has it now, what was added is not used", one.item.id)
-                    continue
-                kept[row] = False
-                state = changed(state, size=state.size - 1)
+        size = int(kept.sum())
+        state = _State(0, None if kept.all() else kept, added, 0, np.zeros(16, bool), size)
+        for one in items:
             state = _with(state, one.item, one.embedding)
-        return changed(state, kept=None if kept.all() else kept, version=0)
+        return changed(state, version=0)
 
     def _less(self, state: _State, place: int) -> _State:
         """Return a state without an item; -1 stands for none."""
@@ -471,6 +464,32 @@ class LiveCatalogue:
             listed = {**listed, field: tuple(sorted(values - {""}))}
             self._listed = state.version, listed
         return listed[field]
+
+
+def apply_changes(
+    changes: Changes, ids: Sequence[str], rows: Mapping[str, int]
+) -> tuple[np.ndarray, list[Added]]:
+    """Return which items of an index are left, bool (N,), and those that come to them.
+
+    The index may be another one than the changes were made for, of the same model.
+
+    Args:
+        changes: of the catalogue.
+        ids: of the items in the index.
+        rows: row of each public id.
+    """
+    removed = changes.removed()
+    kept = np.fromiter((name not in removed for name in ids), bool, len(ids))
+    coming = []
+    for one in changes.added():
+        row = rows.get(one.item.id, -1)
+        if row >= 0 and kept[row]:
+            if not one.wins:
+                log.warning("%s: the index has it now, what was added is not used", one.item.id)
+                continue
+            kept[row] = False
+        coming.append(one)
+    return kept, coming
 
 
 def changes_file(folder: str | os.PathLike[str]) -> Path:
