@@ -129,7 +129,7 @@ def serve(
     with contextlib.ExitStack() as stack:
         # What takes no time is tried before what does.
         bound = stack.enter_context(bind(endpoint.host, endpoint.port))
-        fetcher = stack.enter_context(_fetcher(options)) if options.url_hosts else None
+        fetches = stack.enter_context(fetcher(options)) if options.url_hosts else None
         if not options.keys and not _is_local(bound):
             log.warning("everybody who reaches this machine may search: there is no API key")
         if options.writable and not (options.keys or options.write_keys):
@@ -145,7 +145,7 @@ def serve(
             model.embed,
             options,
             decode=model.decode,
-            fetch=None if fetcher is None else fetcher.fetch,
+            fetch=None if fetches is None else fetches.fetch,
         )
         run_app(
             app,
@@ -159,7 +159,7 @@ def serve(
         )
 
 
-def _fetcher(options: ServiceOptions) -> Fetcher:
+def fetcher(options: ServiceOptions) -> Fetcher:
     """Return what fetches a picture that somebody waits for: one try, from allowed hosts only."""
     return Fetcher(
         FetchOptions(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.config import UserError
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 210)}
 
 
@@ -127,6 +129,8 @@ class Memory:
         box: tuple[float, float, float, float] | None = None,
         replace: bool = False,
     ) -> None:
+        if name in self._items and not replace:
+            raise UserError(f"there is an item {name} already")
         self._items[name] = (Item(name, label, category, domain, box), picture, embedding)
         self.version += 1
 

@@ -42,9 +42,11 @@ class Model:
             [contents, edges],
             autograph=False,
         )
-        blank = tf.io.encode_jpeg(np.zeros((2, 2, 3), np.uint8)).numpy()
-        self.decode(blank, None)
-        self.decode(blank, (0, 0, 1, 1))
+        # What is done for the first time takes a while, and nobody should wait for it.
+        blank = np.zeros((2, 2, 3), np.uint8)
+        for encode in (tf.io.encode_jpeg, tf.io.encode_png):
+            for box in (None, (0, 0, 1, 1)):
+                self.decode(encode(blank).numpy(), box)
 
     def decode(self, content: bytes, box: Box | None) -> np.ndarray:
         """Return what the model sees of a stored picture, uint8 (S, S, 3).

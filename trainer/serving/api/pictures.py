@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.data.fetch import FORMATS
+from trainer.data.fetch.pictures import BEGINNINGS, ENDS
 from trainer.data.open_image import to_rgb
 from trainer.serving.api.errors import Refusal
 from trainer.serving.api.gif import first_frame
@@ -25,9 +26,6 @@ Decode = Callable[[bytes, "Box | None"], np.ndarray]
 
 #: Left, top, right, bottom in whole pixels.
 Box = tuple[int, int, int, int]
-
-#: How the files of the kinds in FORMATS begin.
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 
 #: Scans of a progressive JPEG file: usual ones have ten. Each costs as much as a whole picture.
 MOST_SCANS = 100
@@ -84,7 +82,8 @@ def look(content: bytes, most_pixels: int) -> Looked:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(most_pixels) from None
     except Image.UnidentifiedImageError:
-        if content.startswith(BEGINNINGS) or content[8:12] == b"WEBP":
+        sound = content.startswith(b"RIFF") and content[8:12] != b"WEBP"
+        if content.startswith(BEGINNINGS) and not sound:
             raise Refusal(422, "the picture is damaged: its header cannot be read") from None
         kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise Refusal(415, f"not a picture that can be searched with: send {kinds}") from None
@@ -94,11 +93,10 @@ def look(content: bytes, most_pixels: int) -> Looked:
         raise _too_large(most_pixels)
     if not width * height:
         raise Refusal(422, "the picture has no pixels")
-    if kind in ("JPEG", "MPO"):
-        if content.rfind(b"\xff\xd9") < 0:
-            raise Refusal(422, "the picture is cut off: the mark of its end is missing")
-        if content.count(b"\xff\xda") > MOST_SCANS:
-            raise Refusal(422, "the picture has more scans than any camera writes")
+    if content.rfind(ENDS.get(kind or "", b"")) < 0:
+        raise Refusal(422, "the picture is cut off: the mark of its end is missing")
+    if kind in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise Refusal(422, "the picture has more scans than any camera writes")
     return Looked(content, width, height, orientation)
 
 

@@ -19,6 +19,12 @@ MOST_FIELDS = 16
 #: Bytes of a field.
 FIELD = 4096
 
+#: What the patterns of fields ask for, in words.
+PATTERNS = {
+    "box": "must be x,y,w,h in pixels, such as 10,20,300,200",
+    "id": "must be letters, digits and _ - . in parts between slashes, none beginning with a dot",
+}
+
 Form = TypeVar("Form", bound=BaseModel)
 
 
@@ -99,6 +105,8 @@ def first_fault(errors: Any) -> str:
     first = errors[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     message = str(first["msg"])
+    if first["type"] == "string_pattern_mismatch":
+        message = PATTERNS.get(place[-1], "must be one line of text, and not blank")
     return f"{_shown('.'.join(place)) or 'the request'}: {message[:1].lower()}{message[1:]}"
 
 

@@ -1,0 +1,136 @@
+"""What is too much, and what is not a form."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.serving.api.catalogue import COLOURS, embed, picture
+
+Serve = Callable[..., TestClient]
+RED = picture(COLOURS["red"])
+
+
+def test_a_file_that_is_announced_too_large_is_not_read(serve: Serve) -> None:
+    client = serve(most_bytes=50_000)
+    read = []
+
+    def body() -> Iterator[bytes]:
+        for _ in range(100):
+            read.append(1)
+            yield b"x" * 10_000
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "1000000"}
+    answer = client.post("/v1/search", content=body(), headers=headers)
+    assert answer.status_code == 413
+    assert answer.json() == {"detail": "the picture has more than the 50,000 bytes allowed"}
+
+
+def test_a_file_is_counted_as_it_comes(serve: Serve) -> None:
+    client = serve(most_bytes=50_000)
+    start = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\n'
+
+    def body(chunks: int) -> Iterator[bytes]:
+        yield start
+        for _ in range(chunks):
+            yield b"x" * 10_000
+        yield b"\r\n--x--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    statuses = [
+        client.post("/v1/search", content=body(chunks), headers=headers).status_code
+        for chunks in (5, 6, 1000)
+    ]
+    assert statuses == [415, 413, 413]
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "words"),
+    [
+        ({"data": {"k": 3}}, 415, "multipart/form-data"),
+        ({"files": {"other": RED}}, 422, "picture: a file is needed"),
+        ({"files": [("picture", RED), ("picture", RED)]}, 422, "picture: given more than once"),
+        ({"files": {"picture": RED, "label": RED}}, 422, "label: must be text"),
+        ({"files": {"picture": RED}, "data": {"k": 0}}, 422, "k: input should be greater"),
+        ({"files": {"picture": RED}, "data": {"k": 101}}, 422, "k: input should be less"),
+        ({"files": {"picture": RED}, "data": {"k": "many"}}, 422, "k: input should be a valid int"),
+        ({"files": {"picture": RED}, "data": {"catgory": "x"}}, 422, "catgory: extra inputs"),
+        ({"files": {"picture": RED}, "data": {"label": "x" * 201}}, 422, "label: string should"),
+        ({"files": {"picture": RED}, "data": {"label": "x" * 5000}}, 400, "cannot be read"),
+        ({"files": {"picture": RED}, "data": {"label": "a\nb"}}, 422, "label: must be one line"),
+        ({"files": {"picture": RED}, "data": {"box": "1,2,3"}}, 422, "box: must be x,y,w,h"),
+        ({"json": {"picture": "x"}}, 415, "multipart/form-data"),
+        ({"content": b"", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
+        (
+            {"content": b"zz", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+            400,
+            "cannot be read",
+        ),
+        (
+            {"files": {"picture": RED}, "data": {f"f{n}": "" for n in range(50)}},
+            400,
+            "Too many fields",
+        ),
+    ],
+)
+def test_a_form_that_is_wrong_is_refused_in_one_line(
+    client: TestClient, form: dict[str, Any], status: int, words: str
+) -> None:
+    answer = client.post("/v1/search", **form)
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+class Held:
+    """A model that answers once it is let."""
+
+    def __init__(self) -> None:
+        self.go, self.begun = threading.Event(), threading.Event()
+
+    def __call__(self, pictures: Any) -> np.ndarray:
+        self.begun.set()
+        assert self.go.wait(20)
+        return embed(pictures)
+
+
+def test_what_is_too_much_at_once_is_sent_away(serve: Serve) -> None:
+    held = Held()
+    client = serve(embed=held, concurrency=1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/search", files={"picture": RED})
+        assert held.begun.wait(10)
+        answer = client.post("/v1/search", files={"picture": RED})
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert client.get("/health").status_code == 200
+        held.go.set()
+        assert first.result().status_code == 200
+    assert client.post("/v1/search", files={"picture": RED}).status_code == 200
+
+
+def test_no_request_takes_longer_than_it_may(serve: Serve) -> None:
+    held = Held()
+    client = serve(embed=held, deadline=0.3)
+    answer = client.post("/v1/search", files={"picture": RED})
+    held.go.set()
+    assert answer.status_code == 503
+    assert "too long" in answer.json()["detail"]
+
+
+def test_a_defect_is_told_without_its_words(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(pictures: Any) -> np.ndarray:
+        raise ValueError("the secret of the house")
+
+    client = serve(embed=broken)
+    answer = client.post("/v1/search", files={"picture": RED})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+    assert client.get("/health").status_code == 200

@@ -1,0 +1,137 @@
+"""Products that are shown, added and removed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from tests.serving.api.catalogue import COLOURS, Memory, picture
+from trainer.config import UserError
+
+Serve = Callable[..., TestClient]
+ORANGE = picture((240, 140, 20))
+
+
+def put(client: TestClient, name: str, content: bytes = ORANGE, **fields: str) -> tuple[int, dict]:
+    fields = {"label": "orange"} | fields
+    answer = client.put(f"/v1/products/{name}", files={"picture": content}, data=fields)
+    return answer.status_code, answer.json()
+
+
+def nearest(client: TestClient, content: bytes) -> str:
+    answer = client.post("/v1/search", files={"picture": content}, data={"k": 1})
+    return answer.json()["neighbours"][0]["id"]
+
+
+def test_an_added_product_is_found_until_it_is_removed(serve: Serve) -> None:
+    client = serve(writable=True)
+    status, shown = put(client, "new/hat", category="hats", domain="shop", box="0,0,40,99")
+    assert status == 201
+    assert shown == {
+        "id": "new/hat",
+        "label": "orange",
+        "category": "hats",
+        "domain": "shop",
+        "box": [0, 0, 40, 30],
+        "picture": "/v1/pictures/new/hat",
+    }
+    assert nearest(client, ORANGE) == "new/hat"
+    assert client.get("/v1/products/new/hat").json() == shown
+    assert client.get("/v1/catalogue").json()["categories"] == ["hats", "shirts", "shoes"]
+    assert put(client, "new/hat", label="other")[0] == 200
+    assert client.get("/v1/products/new/hat").json()["label"] == "other"
+    removed = client.delete("/v1/products/new/hat")
+    assert (removed.status_code, removed.content) == (204, b"")
+    assert nearest(client, ORANGE) != "new/hat"
+    for path in ("products", "pictures", "neighbours"):
+        assert client.get(f"/v1/{path}/new/hat").status_code == 404
+    assert client.delete("/v1/products/new/hat").status_code == 404
+
+
+def test_a_product_that_is_there_is_kept_if_asked(serve: Serve) -> None:
+    client = serve(writable=True)
+    answer = client.put(
+        "/v1/products/shirts/red?replace=false",
+        files={"picture": ORANGE},
+        data={"label": "orange"},
+    )
+    assert answer.status_code == 409
+    assert client.get("/v1/products/shirts/red").json()["label"] == "red"
+
+
+@pytest.mark.parametrize(
+    "name", ["a%20b", "a//b", "a/", ".hidden", "a/%2e%2e/b", "x" * 201, "a%0ab", "%00", "%C3%BC"]
+)
+def test_ids_that_make_trouble_are_refused(serve: Serve, name: str) -> None:
+    client = serve(writable=True)
+    assert put(client, name)[0] in (404, 422)
+    assert client.get("/v1/catalogue").json()["count"] == 6
+
+
+def test_a_product_needs_a_picture_and_a_label(serve: Serve) -> None:
+    client = serve(writable=True)
+    assert put(client, "new", b"no picture")[0] == 415
+    status, answer = put(client, "new", label=" ")
+    assert (status, answer["detail"]) == (422, "label: must be one line of text, and not blank")
+    assert put(client, "new", ORANGE[:400])[0] == 422
+    assert client.get("/v1/catalogue").json()["count"] == 6
+
+
+def test_a_full_disk_is_told_without_its_path(
+    serve: Serve, catalogue: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise UserError("cannot write /srv/shop/index.changes.sqlite: no space left on device")
+
+    catalogue.add = catalogue.remove = full  # type: ignore[method-assign]
+    client = serve(writable=True)
+    for answer in (
+        client.put("/v1/products/n", files={"picture": ORANGE}, data={"label": "x"}),
+        client.delete("/v1/products/shirts/red"),
+    ):
+        assert answer.status_code == 503
+        assert "/srv" not in answer.text
+    assert "no space left" in caplog.text
+
+
+def test_products_are_listed_in_pages(client: TestClient) -> None:
+    first = client.get("/v1/products", params={"limit": 4}).json()
+    assert (len(first["products"]), first["more"]) == (4, True)
+    last = client.get("/v1/products", params={"offset": 4, "limit": 4}).json()
+    assert (len(last["products"]), last["more"], last["offset"]) == (2, False, 4)
+    names = {product["id"] for product in first["products"] + last["products"]}
+    assert len(names) == 6
+    shoes = client.get("/v1/products", params={"category": "shoes", "limit": 3}).json()
+    assert [product["label"] for product in shoes["products"]] == list(COLOURS)
+    assert shoes["more"] is False
+
+
+def test_pictures_of_products_are_small_jpeg_files(client: TestClient) -> None:
+    answer = client.get("/v1/pictures/shirts/red", params={"size": 20})
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert image.format == "JPEG"
+        assert image.size == (20, 15)
+    again = {"If-None-Match": answer.headers["ETag"]}
+    unchanged = client.get("/v1/pictures/shirts/red", params={"size": 20}, headers=again)
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert client.get("/v1/pictures/shirts/red", params={"size": 99999}).status_code == 422
+    assert client.get("/v1/pictures/shirts/red", params={"size": 1}).status_code == 422
+
+
+def test_a_picture_that_changed_is_not_the_one_before(serve: Serve) -> None:
+    client = serve(writable=True)
+    before = client.get("/v1/pictures/shirts/red").content
+    put(client, "shirts/red")
+    assert client.get("/v1/pictures/shirts/red").content != before
+
+
+def test_a_picture_that_has_gone_is_told(client: TestClient, catalogue: Memory) -> None:
+    catalogue.picture = lambda name: ("/srv/shop/gone.jpg", None)  # type: ignore[method-assign]
+    answer = client.get("/v1/pictures/shirts/red")
+    assert answer.status_code == 404
+    assert "/srv" not in answer.text
