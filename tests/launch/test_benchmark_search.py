@@ -33,7 +33,7 @@ RUNNER = CliRunner()
 def few_calls(monkeypatch):
     for name, value in (("WARM_UP", 1), ("LEAST", 5), ("MOST", 5)):
         monkeypatch.setattr(speed, name, value)
-    monkeypatch.setattr(speed, "_resident_bytes", lambda folder, task: 2_500_000)
+    monkeypatch.setattr(speed, "_resident_bytes", lambda folder, task, kind: 2_500_000)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def few_calls(monkeypatch):
 @pytest.fixture
 def no_process(monkeypatch):
     """Measurements without a process of their own for the memory."""
-    monkeypatch.setattr(speed, "_resident_bytes", lambda folder, task: None)
+    monkeypatch.setattr(speed, "_resident_bytes", lambda folder, task, kind: None)
 
 
 def table(count=300, dim=8, seed=0):
@@ -145,6 +145,8 @@ def test_settings_that_would_be_the_same_are_left_out():
     assert values("ivf_pq", small, nlist=2) == [1]
     assert values("annoy", small, trees=2) == [100, 300]  # two trees hold 800 nodes
     assert speed._settings("flat", small, {}) == [{}]
+    assert values("milvus", large) == [128, 256, 512]
+    assert speed._settings("milvus", small, {"index_type": "flat"}) == [{}]
 
 
 def test_annoy_uses_as_many_threads_as_it_may(monkeypatch):
@@ -157,7 +159,7 @@ def test_annoy_uses_as_many_threads_as_it_may(monkeypatch):
         return search(self, *arguments)
 
     monkeypatch.setattr(Index, "search", watched)
-    monkeypatch.setattr(speed, "_resident_bytes", lambda folder, task: None)
+    monkeypatch.setattr(speed, "_resident_bytes", lambda folder, task, kind: None)
     rows = measure_index("annoy", task_of(), parameters={"trees": 3}, threads=3, repeats=1)
     assert seen == {3}
     assert rows[-1].recall > 0.9
@@ -194,3 +196,18 @@ def test_on_a_gpu_the_index_is_moved_there_and_only_there(monkeypatch):
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", full)
     with pytest.raises(UserError, match="index 'flat' cannot be built: out of memory"):
         measure_index("flat", task_of(), gpu=True)
+
+
+@pytest.mark.usefixtures("no_process")
+def test_milvus_is_measured_with_all_of_its_files(tmp_path):
+    server = pytest.importorskip("milvus_lite.adapter.grpc.server")
+    running, database, port = server.start_server_in_thread(str(tmp_path / "db"))
+    task = task_of(queries=10)
+    (local,) = measure_index("milvus", task, parameters={"index_type": "flat"}, repeats=1)
+    address = {"index_type": "flat", "uri": f"http://127.0.0.1:{port}", "collection": "speed"}
+    (remote,) = measure_index("milvus", task, parameters=address, repeats=1)
+    assert local.recall == remote.recall == 1
+    assert remote.file_bytes < 1000 < 300 * 8 * 4 < local.file_bytes
+    assert database.list_collections() == []  # what was measured has gone from the server
+    running.stop(0)
+    database.close()

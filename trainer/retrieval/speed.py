@@ -29,7 +29,10 @@ SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
     "hnsw": ("ef_search", (16, 32, 64, 128, 256, 512)),
     "ivf_pq": ("nprobe", (1, 4, 16, 64, 256)),
     "annoy": ("search_k", (100, 300, 1000, 3000, 10_000, 30_000)),
+    "milvus": ("ef_search", (16, 32, 64, 128, 256, 512)),
 }
+#: What an index folder holds beside the index itself.
+BESIDE = ("ids.npy", "ids.json", "meta.json")
 #: Single queries that are not timed, that are timed at the least and at the most, and the seconds
 #: after which they may end.
 WARM_UP, LEAST, MOST, SECONDS = 20, 200, 1000, 10.0
@@ -115,7 +118,7 @@ class SearchSpeed:
         gpu: whether it was searched on a GPU.
         setting: the parameter that was varied, with its value; empty if there is none.
         build_seconds: filling it, training included.
-        file_bytes: size of its file.
+        file_bytes: size of its files, without ids.
         resident_bytes: what a fresh process grew by that loaded it and searched all queries; None
             on a GPU, or where the system does not tell.
         queries_per_second: all queries in one call, the median of several calls.
@@ -182,9 +185,11 @@ def measure_index(
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"index {kind!r} cannot be built: {reason}") from None
         index.save(folder)
-        file_bytes = (folder / index.filename).stat().st_size
+        file_bytes = sum(
+            path.stat().st_size for path in folder.iterdir() if path.name not in BESIDE
+        )
         del index
-        resident = None if gpu else _resident_bytes(folder, task)
+        resident = None if gpu else _resident_bytes(folder, task, kind)
         rows = []
         for setting in _settings(kind, task, given):
             tuned = {**setting, "gpu": "on"} if gpu else setting
@@ -210,6 +215,8 @@ def measure_index(
                     recall=task.recall(found),
                 )
             )
+        if hasattr(loaded, "discard"):  # on a server, where it would stay
+            loaded.discard()
     return rows
 
 
@@ -221,9 +228,11 @@ def _settings(kind: str, task: SearchTask, given: Mapping[str, Any]) -> list[dic
     if name in given:
         return [{name: int(given[name])}]
     parameters = {**get("index", kind).defaults({}), **given}
+    if parameters.get("index_type", "hnsw") != "hnsw":
+        return [{}]
     items = len(task.gallery)
     least, most = 1, items
-    if kind == "hnsw":
+    if name == "ef_search":
         least = task.asked  # which it raises smaller values to
     elif kind == "ivf_pq":
         most = cell_count(items, parameters["nlist"], parameters["training_size"])
@@ -295,7 +304,7 @@ def _threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _resident_bytes(folder: Path, task: SearchTask) -> int | None:
+def _resident_bytes(folder: Path, task: SearchTask, kind: str) -> int | None:
     """Return what a process of its own grows by to hold and search an index.
 
     In this process it would be hidden in memory that was used and given back before.
@@ -305,19 +314,23 @@ def _resident_bytes(folder: Path, task: SearchTask) -> int | None:
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_grown, str(folder), task.queries, task.asked).result()
+            return pool.submit(_grown, str(folder), task.queries, task.asked, kind).result()
     except BrokenProcessPool:
         return None
 
 
-def _grown(folder: str, queries: np.ndarray, k: int) -> int | None:
+def _grown(folder: str, queries: np.ndarray, k: int, kind: str) -> int | None:
     """Load and search an index, and return how much the process has grown by it."""
     for library in ("faiss", "annoy"):
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
     # What the libraries take for themselves at their first use is not the index's.
-    with contextlib.suppress(UserError):
-        get("index", "flat").build(gpu="off").build(queries).search(queries, 1)
+    warm: dict[str, dict[str, Any]] = {"flat": {"gpu": "off"}}
+    if kind == "milvus":
+        warm[kind] = {"index_type": "flat"}
+    for name, parameters in warm.items():
+        with contextlib.suppress(UserError):
+            get("index", name).build(**parameters).build(queries).search(queries, 1)
     gc.collect()
     before = _rss()
     index = load_index(folder)

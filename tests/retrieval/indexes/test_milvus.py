@@ -31,6 +31,8 @@ NAMES = [f"köln/{number}.jpg" for number in range(len(ITEMS))]
 
 
 def milvus(**parameters):
+    if "uri" in parameters:
+        parameters.setdefault("collection", "mildnet")
     return components("index")["milvus"].build(**{"index_type": "flat", **parameters})
 
 
@@ -101,13 +103,14 @@ def test_a_new_build_is_seen_when_it_is_saved_and_the_old_one_goes_on(uri, serve
         names = [f"{number}/{row}" for row in range(len(items))]
         index = milvus(uri=uri, collection="shop").build(items, names)
         if loaded:  # built, but not saved: nobody sees it
-            assert database._aliases("default") == {"shop": loaded[-1]._name}
+            assert database._aliases("default")["shop"] == loaded[-1]._name
             assert load_index(target).ids.tolist() == loaded[-1].ids.tolist()
         index.save(target)
         loaded.append(load_index(target))
-        assert database._aliases("default") == {"shop": index._name}
-        for earlier, before in zip(loaded[-2:], generations[max(0, number - 1) :], strict=False):
-            assert same(earlier, before, earlier.ids)
+        before = {"shop_before": loaded[-2]._name} if number else {}
+        assert database._aliases("default") == {"shop": index._name, **before}
+        for earlier, held in zip(loaded[-2:], generations[max(0, number - 1) :], strict=False):
+            assert same(earlier, held, earlier.ids)
     assert database.list_collections() == sorted(one._name for one in loaded[1:])
     with pytest.raises(UserError, match="not the collection of this index any more: build") as told:
         loaded[0].search(ITEMS, 1)
@@ -128,10 +131,15 @@ def test_changes_by_address_are_seen_when_they_are_saved(uri, server, tmp_path):
     changed = load_index(target)
     assert changed.ids.tolist() == NAMES[10:]
     assert same(changed, ITEMS[10:], NAMES[10:])
-    assert not np.isin(reader.search(ITEMS, 5).row(0)[0], NAMES[:10]).any()
+    assert same(reader, ITEMS[:150], NAMES[:150])  # till it is loaded again
     changed.remove(NAMES[10:20])
     assert same(changed, ITEMS[20:], NAMES[20:])
     assert len(server[1].list_collections()) == 1
+    rows = server[1].get_collection(changed._name)
+    assert rows.num_entities == 250  # with the 50 that were never saved
+    changed.save(target)
+    assert rows.num_entities == 240  # nobody needs those that were removed before the last time
+    assert same(load_index(target), ITEMS[20:], NAMES[20:])
 
 
 def test_what_was_never_saved_goes(uri, server):
@@ -153,6 +161,11 @@ def test_discarding_leaves_nothing_on_the_server(uri, server, tmp_path):
     assert server[1]._aliases("default") == {}
     with pytest.raises(UserError, match=r"has not the collection mildnet_\w+ .*: build"):
         load_index(tmp_path / "index")
+
+
+def test_a_name_is_needed_by_address():
+    with pytest.raises(ValueError, match="uri needs collection=NAME"):
+        milvus(uri="http://127.0.0.1:19530", collection="")
 
 
 def test_a_collection_of_somebody_else_is_left_alone(uri, server):

@@ -49,15 +49,16 @@ class Milvus(Index):
     By default nothing has to run: an index is built in a folder for temporary files and saved with
     the others' files, and several processes may load it at once. With `uri` the vectors are on that
     Milvus, in a collection of their own for each build, and the index folder holds the ids and the
-    address. Saving turns the alias `collection` to what was built; who has loaded the index of
-    before goes on with that, until the build after next. A token is taken from the environment,
-    MILVUS_TOKEN, and written nowhere.
+    address. Saving turns the alias `collection` to what was built, and `collection`_before to what
+    it was: who has loaded the index of before goes on with that, until the next is saved. It is the
+    same with items that are removed. A token is taken from the environment, MILVUS_TOKEN, and
+    written nowhere.
 
     Args:
         similarity: `cosine`, `dot` or `euclidean`.
         uri: address of a Milvus, such as `http://host:19530`; empty for Milvus Lite.
-        collection: alias of what is built on a Milvus at `uri`, one for each index; the names of
-            its collections begin with it: letters, digits and `_`, at most 200.
+        collection: alias of what is built on a Milvus at `uri`, one for each index, needed there;
+            the names of its collections begin with it: letters, digits and `_`, at most 200.
         database: database of the Milvus at `uri`; empty for the default one.
         index_type: `hnsw` (graph), `flat` (exact), `ivf_flat` (cells) or `ivf_sq8` (cells, one byte
             a dimension).
@@ -80,7 +81,7 @@ class Milvus(Index):
         *,
         similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
         uri: str = "",
-        collection: str = "mildnet",
+        collection: str = "",
         database: str = "",
         index_type: Literal["hnsw", "flat", "ivf_flat", "ivf_sq8"] = "hnsw",
         m: int = 32,
@@ -91,7 +92,9 @@ class Milvus(Index):
         timeout: float = 30.0,
     ) -> None:
         _check_uri(uri)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,199}", collection):
+        if uri and not collection:
+            raise ValueError("uri needs collection=NAME, a name for this index on that Milvus")
+        if collection and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,199}", collection):
             raise ValueError(f"collection={collection!r} is not a name of letters, digits and _")
         if not 2 <= m <= 2048:
             raise ValueError(f"m={m} is not in 2..2048")
@@ -122,13 +125,12 @@ class Milvus(Index):
         self._name = ""
         #: The key of each row in Milvus, ascending; a position is a place in this list.
         self._keys = np.empty(0, np.int64)
-        #: Rows on a server that others still find, and that are deleted once the index is saved.
-        self._gone = np.empty(0, np.int64)
+        #: Rows on a server that were removed since the index was saved or loaded, and those that
+        #: were removed before that, which nobody needs who has the index as it was then.
+        self._gone = self._outdated = np.empty(0, np.int64)
         self._loose = 0
         #: Drops a collection on a server that was never saved.
         self._unsaved: weakref.finalize[..., Milvus] | None = None
-        #: The collection that the folder held before; searchers of it may still be there.
-        self._before: list[str] = []
 
     def close(self) -> None:
         """End the connection, and Milvus Lite if that is where the rows are; a search begins it
@@ -139,44 +141,61 @@ class Milvus(Index):
             self._server.close()
 
     def discard(self) -> None:
-        """Drop the collection on the server that holds this index, and the alias if it is its."""
+        """Drop the collection on the server that holds this index, and its alias."""
         server = self._at()
         if not isinstance(server, Remote):
             return
-        alias = self.parameters["collection"]
-        if self._aliased(server) == self._name:
-            server.call("drop_alias", alias)
+        for alias in self._aliases():
+            if self._meant(server, alias) == self._name:
+                server.call("drop_alias", alias)
         server.call("drop_collection", self._name)
         self._keep()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the index to `folder`, all or nothing; an index that is there is replaced.
 
-        With `uri` the alias is turned to it then, rows that were removed are deleted, and so is the
-        collection before the one that `folder` held till now.
+        With `uri` the aliases are turned to it then, and what was before the last index that was
+        saved is dropped: its collection, or its rows in this one.
 
         Raises:
             UserError: an empty index, a folder that holds something else, a disk that refuses, or a
                 server that does.
         """
-        server = self._server
-        if not isinstance(server, Remote):
-            super().save(folder)
-            return
-        before = _address(Path(folder) / self.filename)
-        self._before = [name for name in before if name != self._name][:1]
         super().save(folder)
         self._keep()
-        if self._aliased(server) is None:
-            server.call("create_alias", self._name, self.parameters["collection"])
-        else:
-            server.call("alter_alias", self._name, self.parameters["collection"])
-        if len(self._gone):
-            self._delete(server, self._gone)
-            self._gone = self._gone[:0]
-        for name in before[1:]:
-            if name not in (self._name, *self._before) and server.has(name):
-                server.call("drop_collection", name)
+        server = self._server
+        if not isinstance(server, Remote):
+            return
+        alias, alias_before = self._aliases()
+        last = self._meant(server, alias)
+        if last != self._name:
+            oldest = self._meant(server, alias_before)
+            if last is not None:
+                self._mean(server, alias_before, last, oldest)
+            self._mean(server, alias, self._name, last)
+            if oldest not in (None, last, self._name):
+                server.call("drop_collection", oldest)
+        self._delete(server, self._outdated)
+        self._outdated, self._gone = self._gone, self._gone[:0]
+
+    def _aliases(self) -> tuple[str, str]:
+        """Return the names of the index that was saved last, and of the one before."""
+        return self.parameters["collection"], f"{self.parameters['collection']}_before"
+
+    def _meant(self, server: Server, alias: str) -> str | None:
+        """Return the collection that an alias stands for, None if there is no such alias."""
+        if not server.has(alias):
+            return None
+        if alias not in server.call("list_aliases")["aliases"]:
+            raise UserError(
+                f"{server.name} has a collection {alias!r} of its own: choose another name for "
+                "index.collection"
+            )
+        return str(server.call("describe_alias", alias)["collection_name"])
+
+    def _mean(self, server: Server, alias: str, name: str, meant: str | None) -> None:
+        """Let an alias stand for a collection, where it has `meant` another till now."""
+        server.call("create_alias" if meant is None else "alter_alias", name, alias)
 
     def _keep(self) -> None:
         if self._unsaved is not None:
@@ -187,8 +206,11 @@ class Milvus(Index):
         p = self.parameters
         # A folder of its own for each build, so that what was there stays if this one fails.
         server = self._at() if p["uri"] else Lite(p["timeout"])
-        self._aliased(server)  # refuses before anything is sent
-        name, keys = f"{p['collection']}_{secrets.token_hex(6)}", np.arange(len(embeddings))
+        if p["uri"]:
+            for alias in self._aliases():
+                self._meant(server, alias)  # refuses before anything is sent
+        name = f"{p['collection'] or 'items'}_{secrets.token_hex(6)}"
+        keys = np.arange(len(embeddings))
         types, client = client_package().DataType, client_package().MilvusClient
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", types.INT64, is_primary=True)
@@ -203,7 +225,8 @@ class Milvus(Index):
             raise
         self.close()
         self._server, self._name, self._keys = server, name, keys
-        self._gone, self._loose = np.empty(0, np.int64), 0
+        self._gone = self._outdated = np.empty(0, np.int64)
+        self._loose = 0
         self._unsaved = weakref.finalize(self, _drop, server, name) if p["uri"] else None
 
     def _index_rows(self, server: Server, name: str, rows: int) -> None:
@@ -287,7 +310,7 @@ class Milvus(Index):
     ) -> tuple[np.ndarray, np.ndarray]:
         if k > MOST:
             raise UserError(f"k={k}: Milvus finds at most {MOST:,} neighbours; use another index")
-        rows = len(self._keys) + len(self._gone)
+        rows = len(self._keys) + len(self._gone) + len(self._outdated)
         allowed = len(self._keys) if among is None else int(among.sum())
         if allowed < LISTED * rows:
             keys = self._keys[among].tolist()
@@ -399,7 +422,7 @@ class Milvus(Index):
             for name, kept in address["files"].items():
                 place(server.data / name, path.with_name(kept))
         else:
-            address["before"] = self._before
+            address["gone"] = self._gone.tolist()
         path.write_text(json.dumps(address, indent=1), encoding="utf-8")
         if not np.array_equal(self._keys, np.arange(len(self._keys))):
             np.save(path.with_name(KEYS), self._keys, allow_pickle=False)
@@ -407,6 +430,7 @@ class Milvus(Index):
     def _read(self, path: Path, dim: int, mapped: bool) -> tuple[int, int]:
         address = json.loads(path.read_text(encoding="utf-8"))
         self._name = str(address["collection"])
+        self._outdated = np.array(address.get("gone", []), np.int64)
         self._keys = np.arange(len(self.ids))
         if path.with_name(KEYS).exists():
             self._keys = np.load(path.with_name(KEYS), allow_pickle=False)
@@ -450,18 +474,6 @@ class Milvus(Index):
             )
         return self._server
 
-    def _aliased(self, server: Server) -> str | None:
-        """Return the collection that the alias stands for, None if there is no such alias."""
-        alias = self.parameters["collection"]
-        if isinstance(server, Lite) or not server.has(alias):
-            return None
-        if alias not in server.call("list_aliases")["aliases"]:
-            raise UserError(
-                f"{server.name} has a collection {alias!r} of its own: choose another name for "
-                "index.collection"
-            )
-        return str(server.call("describe_alias", alias)["collection_name"])
-
 
 def _check_uri(uri: str) -> None:
     """Refuse an address that is none, or that holds what must not be written to disk."""
@@ -475,14 +487,6 @@ def _check_uri(uri: str) -> None:
             f"uri of {parts.hostname} holds a user, password or token, which would be written to "
             "disk: put it into the environment, MILVUS_TOKEN=user:password"
         )
-
-
-def _address(path: Path) -> list[str]:
-    """Return the collection of a saved index and the one before it; nothing if none is saved."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        address = json.loads(path.read_text(encoding="utf-8"))
-        return [str(address["collection"]), *map(str, address.get("before", []))]
-    return []
 
 
 def _drop(server: Server, name: str) -> None:
