@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from trainer.config import UserError
-from trainer.data.files import gfile, is_remote, remote_errors, whole_bytes
+from trainer.data.files import absolute, gfile, is_remote, remote_errors, whole_bytes
 from trainer.data.table import ItemTable
 from trainer.launch.beam import places
 from trainer.launch.beam.embedder import load_embedder
@@ -60,7 +60,8 @@ def embed_by_beam(
     if options.shard != (1, 1):
         raise UserError("--shard is for machines that know nothing of each other, not for --beam")
     check_options(flags)
-    model = options.model_folder or finished.file("model")
+    # Workers may have another working folder.
+    model = absolute(options.model_folder or finished.file("model"))
     with places.local_folder(model) as folder:
         work = Work(finished, options, load_embedder(str(folder)))
     with work.folder.locked():
