@@ -94,6 +94,23 @@ class TestCreate:
         assert name not in (older, elsewhere)
         assert len(vertex.jobs) == 3
 
+    def test_nor_one_that_somebody_else_makes_meanwhile(
+        self, vertex: VertexServer, service: JobService
+    ):
+        class Calls(list[tuple[str, object]]):
+            def append(self, call: tuple[str, object]) -> None:
+                super().append(call)
+                if call[0] == "CreateCustomJob" and not vertex.jobs:
+                    other = job()
+                    other.job_spec.base_output_directory.output_uri_prefix = "gs://others/shop-1"
+                    vertex._make(other, [Step("RUNNING")])
+
+        vertex.calls = Calls()
+        vertex.fail("CreateCustomJob", unavailable())
+        name = service.create(job())
+        assert len(vertex.jobs) == 2
+        assert service.get(name).output == "gs://shop-jobs/runs/shop-1"
+
     def test_of_two_that_came_of_it_the_younger_is_cancelled(
         self, vertex: VertexServer, service: JobService, monkeypatch: pytest.MonkeyPatch
     ):
