@@ -196,6 +196,20 @@ BY_HAND = {
     ),
     "mildnet train job_configs/demo/synthetic.cnf --set dataset=amazon_reviews "
     "--set data_path=data/Amazon-review": "needs what the dump becomes",
+    "sbatch --array=1-4 --wrap 'mildnet embed runs/shop --items shop --to shards "
+    "--shard $SLURM_ARRAY_TASK_ID/4'": "needs a cluster",
+    **dict.fromkeys(
+        (
+            "mildnet embed runs/shop --items gs://shop/catalogue --to gs://shop/shards --shard 1/4",
+            "mildnet embed merge gs://shop/shards --to merged",
+            "mildnet embed gs://shop/runs/shop --items gs://shop/catalogue --to gs://shop/embedded "
+            "--beam    -- --runner DataflowRunner --project shop --region europe-west4 "
+            "--temp_location gs://shop/tmp    --sdk_container_image "
+            "europe-docker.pkg.dev/shop/images/mildnet --max_num_workers 20",
+            "mildnet embed merge gs://shop/embedded --to merged",
+        ),
+        "needs a bucket: tests/launch/embedding has one in memory",
+    ),
     **dict.fromkeys(
         (
             '.venv/bin/pip install -c constraints.txt -e ".[vertex]"',
@@ -234,6 +248,19 @@ BY_HAND = {
             "--image europe-west4-docker.pkg.dev/my-shop/images/mildnet:1",
         ),
         "needs a Google Cloud project: tests/launch/vertex submits jobs to one on this machine",
+    ),
+    '.venv/bin/pip install -c constraints.txt -e ".[milvus]"': "changes the environment",
+    "milvus-lite server --data-dir milvus-data --host 127.0.0.1 --port 19530": (
+        "serves until it is stopped"
+    ),
+    **dict.fromkeys(
+        (
+            "export MILVUS_TOKEN=root:Milvus",
+            "mildnet index runs/shop --embeddings merged --to cluster-index --set index=milvus "
+            "--set index.uri=http://milvus:19530 --set index.collection=shop",
+            "mildnet search runs/shop customer-photo.jpg --index cluster-index",
+        ),
+        "needs a server: tests/retrieval/indexes/test_milvus.py has one on this machine",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -134,6 +135,7 @@ class PictureEmbedder:
         return images, [number for number, (_, refused) in enumerate(found) if refused]
 
 
+@functools.cache
 def _decoder(size: int, boxed: bool) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return what decodes pictures by their contents (N,) and boxes (N, 4)."""
     pixels = tf.TensorSpec((size, size, 3), tf.uint8)
