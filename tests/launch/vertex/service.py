@@ -107,26 +107,22 @@ def quota(metric: str) -> Failure:
     )
 
 
-def permission(name: str, resource: str) -> Failure:
-    """The account may not do this."""
-    info = error_details_pb2.ErrorInfo(
-        reason="IAM_PERMISSION_DENIED",
-        domain="aiplatform.googleapis.com",
-        metadata={"permission": name, "resource": resource},
-    )
-    message = f"Permission '{name}' denied on resource '//{resource}' (or it may not exist)."
+def denied(reason: str, message: str, **facts: str) -> Failure:
+    """The account may not do this, for a reason that Google's services name so."""
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="googleapis.com", metadata=facts)
     return Failure(grpc.StatusCode.PERMISSION_DENIED, message, [info])
+
+
+def permission(name: str, resource: str) -> Failure:
+    """The account has no role with this permission."""
+    message = f"Permission '{name}' denied on resource '//{resource}' (or it may not exist)."
+    return denied("IAM_PERMISSION_DENIED", message, permission=name, resource=resource)
 
 
 def disabled(api: str, project: str) -> Failure:
     """The API is not enabled in the project."""
-    info = error_details_pb2.ErrorInfo(
-        reason="SERVICE_DISABLED",
-        domain="googleapis.com",
-        metadata={"service": api, "consumer": f"projects/{project}"},
-    )
     message = f"{api} has not been used in project {project} before or it is disabled."
-    return Failure(grpc.StatusCode.PERMISSION_DENIED, message, [info])
+    return denied("SERVICE_DISABLED", message, service=api, consumer=f"projects/{project}")
 
 
 def invalid(fields: Iterable[tuple[str, str]]) -> Failure:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.auth.credentials import Credentials
+from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
 
@@ -18,6 +18,7 @@ from tests.launch.vertex.service import (
     Failure,
     Step,
     VertexServer,
+    denied,
     disabled,
     invalid,
     lost,
@@ -29,6 +30,9 @@ from tests.launch.vertex.service import (
 from trainer.config import UserError
 from trainer.launch.vertex.calls import NotAnswering, Retries
 from trainer.launch.vertex.jobs import Job, JobService, Pace
+from trainer.launch.vertex.watching import job_logs
+
+START = datetime.datetime(2026, 3, 1, 9, 0, tzinfo=datetime.UTC)
 
 #: Gives up before it is tried a second time, or soon after.
 SHORT = Retries(first=0.001, longest=0.002, patience=0.02, timeout=5.0)
@@ -313,6 +317,22 @@ class TestErrors:
                 "the role roles/iam.serviceAccountUser",
             ),
             (
+                denied(
+                    "SERVICE_DISABLED",
+                    "The aiplatform.googleapis.com API requires a quota project.",
+                    consumer="projects/764086051850",
+                ),
+                "gcloud auth application-default set-quota-project shop",
+            ),
+            (
+                denied("BILLING_DISABLED", "This API method requires billing to be enabled."),
+                "give it one at https://console.cloud.google.com/billing/linkedaccount?project=shop",
+            ),
+            (
+                denied("CONSUMER_INVALID", "Project 'shop' not found or deleted."),
+                "check MILDNET_PROJECT (Project 'shop' not found or deleted.)",
+            ),
+            (
                 Failure(grpc.StatusCode.UNAUTHENTICATED, "Request had invalid credentials."),
                 "Vertex AI does not take these credentials (Request had invalid credentials.): "
                 "run `gcloud auth application-default login`",
@@ -413,6 +433,16 @@ class TestErrors:
         assert vertex.calls == []
         # The line is all that a terminal shows of it.
         assert caplog.records == []
+
+    def test_where_the_services_are(self):
+        credentials = AnonymousCredentials()
+        client = JobService("shop", "europe-west4", credentials=credentials)._client
+        assert client.api_endpoint == "europe-west4-aiplatform.googleapis.com"
+        assert client.transport.kind == "grpc"
+        found = Job("projects/1/locations/europe-west4/customJobs/17", "shop-1", "running", START)
+        logs = job_logs(JobService("shop", "europe-west4", credentials=credentials), found)
+        assert logs._client.api_endpoint == "logging.googleapis.com"
+        assert logs.job_id == "17"
 
     def test_no_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))

@@ -225,6 +225,12 @@ def _told(error: Exception, service: CloudService, project: str) -> str:
 
 def _forbidden(error: Any, service: CloudService, project: str, message: str) -> str:
     reason, facts = error.reason, dict(error.metadata or {})
+    if "quota project" in message:
+        # Otherwise it would be the project of Google's own tools that needs the API.
+        return (
+            f"{service.name} does not know which project to count requests of these credentials "
+            f"for: gcloud auth application-default set-quota-project {project}"
+        )
     if reason == "SERVICE_DISABLED":
         api = facts.get("service", service.api)
         return (
