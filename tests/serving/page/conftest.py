@@ -110,7 +110,8 @@ class Visits:
 
 
 @pytest.fixture
-def visit(browser: Browser, usual_shop: Shop) -> Iterator[Visits]:
+def visit(browser: Browser, usual_shop: Shop, open_shop: Any) -> Iterator[Visits]:
+    # `open_shop` is only named for its shops to close after the pages that are still loading.
     visits = Visits(browser, usual_shop)
     yield visits
     visits.end()

@@ -108,20 +108,11 @@ def build_shop(folder: Path) -> Path:
     return index
 
 
-def slow_for_purple(pictures: Any) -> np.ndarray:
-    """Embed as always, but take a second for a picture that is mostly purple."""
-    if any((picture[0, 0] == COLOURS["purple"]).all() for picture in pictures):
-        time.sleep(1)
-    return embed(pictures)
-
-
 class Shop:
     """The search service in a thread; it can be stopped and started again on the same port."""
 
-    def __init__(
-        self, catalogue: LiveCatalogue, *, model: Any = embed, fetch: Any = None, **options: Any
-    ) -> None:
-        self._make = partial(create_app, catalogue, model, fetch=fetch)
+    def __init__(self, catalogue: LiveCatalogue, *, fetch: Any = None, **options: Any) -> None:
+        self._make = partial(create_app, catalogue, embed, fetch=fetch)
         self._options = ServiceOptions(**({"rate": None, "access_log": False} | options))
         self.port = 0
         self.start()

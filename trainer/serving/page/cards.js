@@ -19,6 +19,7 @@ export function make(tag, className, text) {
 /** Let an image show a product; `fails` is called where it cannot be had. */
 export async function showProduct(image, id, fails = () => {}) {
   const path = withParameters(pathOf("pictures", id), { size: side });
+  image.dataset.product = id;
   image.onerror = fails;
   if (!hasKey()) {
     image.src = path;
@@ -26,11 +27,14 @@ export async function showProduct(image, id, fails = () => {}) {
   }
   // An <img> sends no key.
   try {
-    const url = URL.createObjectURL(await askBlob(path));
+    const content = await askBlob(path);
+    // Meanwhile it may be there for something else.
+    if (image.dataset.product !== id) return;
+    const url = URL.createObjectURL(content);
     image.onload = () => URL.revokeObjectURL(url);
     image.src = url;
   } catch {
-    fails();
+    if (image.dataset.product === id) fails();
   }
 }
 

@@ -269,6 +269,7 @@ function showQuery() {
   part("cropping").hidden = query?.kind !== "picture";
   const image = part("picture");
   image.onload = image.onerror = null;
+  delete image.dataset.product;
   image.hidden = query?.kind === "address";
   let title = "Or start from one of these";
   let caption = "";
