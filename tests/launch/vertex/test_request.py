@@ -2,6 +2,9 @@
 
 import json
 import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from google.cloud import aiplatform_v1
@@ -104,6 +107,30 @@ def test_without_an_image_the_package_is_installed_first():
     }
     (pool,) = request("cpu").job_spec.worker_pool_specs
     assert not pool.container_spec.env
+
+
+def test_the_shell_hands_every_argument_on(tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')
+    python.chmod(0o755)
+    place = replace(PLACE, config="gs://shop-jobs/a b/$x.cnf")
+    made = build(VertexSettings(**NEEDED), Shape.load("cpu"), "shop_3", place)
+    task = made.job_spec.worker_pool_specs[0].container_spec
+    done = subprocess.run(
+        [*task.command, *task.args],
+        env={"PATH": f"{tmp_path}:/bin:/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = ["-m", "trainer.task", "/gcs/shop-jobs/a b/$x.cnf", "--job-dir", f"{BUCKET}/shop_3"]
+    assert done.stdout.splitlines()[-5:] == [f"<{word}>" for word in wanted]
+    # Where the package can't be installed, no job begins.
+    python.write_text('#!/bin/sh\necho "$2"; exit 1\n')
+    done = subprocess.run(
+        list(task.command), env={"PATH": f"{tmp_path}:/bin"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "pip\n")
 
 
 def test_the_services_own_containers_take_the_package_as_it_is():

@@ -167,6 +167,11 @@ def test_what_is_refused(name: str, text: str, said: str):
     assert message.startswith(f"settings.cfg:1: MILDNET_{name.upper()}={text}: ")
 
 
+def test_a_variable_is_named_once():
+    with pytest.raises(UserError, match=r"^environment variable MILDNET_PROJECT=shop: not the id"):
+        VertexSettings.load({}, Settings.load(environment={"MILDNET_PROJECT": "shop"}))
+
+
 def test_a_tensorboard_needs_a_service_account():
     said = refused(file={"TENSORBOARD": "987"})
     assert said.startswith("settings.cfg:1: MILDNET_TENSORBOARD=987: writing to a TensorBoard of ")

@@ -148,7 +148,9 @@ class _Given:
             option = "label" if name == "labels" else name.replace("_", "-")
             return f"--{option} {self.options[name]}"
         key = _key(name)
-        return f"{self.settings.origins[key]}: {key}={self.settings.get(key)}"
+        origin, value = self.settings.origins[key], self.settings.get(key)
+        # That of a variable ends with its name.
+        return f"{origin}={value}" if origin.endswith(f" {key}") else f"{origin}: {key}={value}"
 
     def take(self, name: str, read: Callable[[str], T], default: T) -> T:
         text = self.text(name).strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,14 +46,6 @@ class Bucket:
         self.place, self.project = place, project
         self.name, _, self.folder = place.removeprefix("gs://").partition("/")
         self.client = client or _client(project)
-
-    def check(self) -> None:
-        """Check that there is such a bucket, before a package is built for it.
-
-        Raises:
-            UserError: there is none, or it may not be looked at.
-        """
-        self.runs("")
 
     def runs(self, prefix: str) -> list[str]:
         """Return the names of the folders in it that begin with a prefix.
@@ -127,8 +120,6 @@ class Bucket:
 
 
 def _client(project: str) -> Any:
-    import os
-
     try:
         from google.auth.credentials import AnonymousCredentials
         from google.cloud import storage
