@@ -256,6 +256,20 @@ def test_folders_are_made_and_replaced_in_a_mounted_bucket(mounted, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["folder", "other"]
 
 
+def test_what_says_what_a_folder_is_comes_first_into_a_mounted_bucket(
+    mounted, tmp_path, monkeypatch
+):
+    source, target, moved = tmp_path / "source", tmp_path / "target", []
+    (source / "z").mkdir(parents=True)
+    for name in ("a", "b", "z/card.json"):
+        (source / name).touch()
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(a), replace(a, b)))
+    files.rename_folder(source, target, first="z/card.json")
+    assert moved == [source / name for name in ("z/card.json", "a", "b")]
+    assert not source.exists()
+
+
 def test_where_there_are_no_locks_nobody_is_kept_out(mounted, tmp_path):
     with files.locked(tmp_path / ".lock", "busy"), files.locked(tmp_path / ".lock", "busy"):
         pass

@@ -265,7 +265,7 @@ def _whole(path: str | os.PathLike[str], mode: str, **options: Any) -> Iterator[
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole_folder(path: str | os.PathLike[str], *, first: str = "") -> Iterator[Path]:
     """Give a temporary folder that becomes `path` once the block ends well, and vanishes if not.
 
     If another process has put a folder there first, that one stays and this one vanishes: the
@@ -273,6 +273,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the local folder to make; it must not exist, or be empty.
+        first: see :func:`rename_folder`.
     """
     target = Path(absolute(os.fspath(path)))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +282,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
         try:
-            rename_folder(partial, target)
+            rename_folder(partial, target, first=first)
         except OSError:
             if not (target.is_dir() and any(target.iterdir())):
                 raise
@@ -289,7 +290,9 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def rename_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+def rename_folder(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, first: str = ""
+) -> None:
     """Rename a local folder; in a mounted bucket, which can't, move its files one by one.
 
     Cloud Storage FUSE refuses to rename a folder with files in it, as a bucket has no folders but
@@ -298,6 +301,8 @@ def rename_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]
     Args:
         source: the folder; it is gone afterwards.
         target: must not exist, or be an empty folder.
+        first: the file in it that says what else belongs to it, which is moved before all others.
+            By it a folder that was left so is known for what it is, and may be replaced.
 
     Raises:
         OSError: the system refuses.
@@ -308,16 +313,20 @@ def rename_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]
     except OSError as error:
         if error.errno not in _NO_RENAME or (os.path.isdir(target) and os.listdir(target)):
             raise
-    for place, _, names in os.walk(source):
-        there = os.path.join(target, os.path.relpath(place, source))
-        os.makedirs(there, exist_ok=True)
-        for name in names:
-            os.replace(os.path.join(place, name), os.path.join(there, name))
+    root = Path(source)
+    paths = [path.relative_to(root) for path in root.rglob("*")]
+    for path in sorted(paths, key=lambda path: (path.as_posix() != first, path)):
+        there = Path(target) / path
+        if (root / path).is_dir():
+            there.mkdir(parents=True, exist_ok=True)
+        else:
+            there.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(root / path, there)
     shutil.rmtree(source)
 
 
 @contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced_folder(path: str | os.PathLike[str], *, first: str = "") -> Iterator[Path]:
     """Give a temporary folder that takes the place of `path` once the block ends well.
 
     The folder that was there stays until then, and stays if the block raises. There is an instant
@@ -327,17 +336,18 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Args:
         path: the local folder to make or replace. Only one process at a time may do so: see
             :func:`locked`.
+        first: see :func:`rename_folder`.
     """
     target = Path(absolute(os.fspath(path)))
     restore_folder(target)
     fresh, outdated = target.with_name(f".{target.name}.new"), outdated_folder(target)
     shutil.rmtree(fresh, ignore_errors=True)
-    with whole_folder(fresh) as partial:
+    with whole_folder(fresh, first=first) as partial:
         yield partial
     shutil.rmtree(outdated, ignore_errors=True)
     if target.exists():
-        rename_folder(target, outdated)
-    rename_folder(fresh, target)
+        rename_folder(target, outdated, first=first)
+    rename_folder(fresh, target, first=first)
     shutil.rmtree(outdated, ignore_errors=True)
 
 

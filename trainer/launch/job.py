@@ -108,7 +108,7 @@ def run(
     folder = RunFolder.claim(path, config) if chief else RunFolder(path)
     with folder.locked() if chief else contextlib.nullcontext():
         # Again, over the images that can be decoded; before, to fail before anything is claimed.
-        splits = Splits.of(_verified(table, config, folder), config)
+        splits = Splits.of(_verified(table, config, folder if chief else None), config)
         plan = _plan(config, splits, strategy)
         if plan.note:
             LOG.info(plan.note)
@@ -159,8 +159,9 @@ class _Plan:
     note: str
 
 
-def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTable:
-    """Return the rows that the job uses, without the images that can't be decoded."""
+def _verified(table: ItemTable, config: JobConfig, folder: RunFolder | None) -> ItemTable:
+    """Return the rows that the job uses, without the images that can't be decoded, which are named
+    in the run folder, if there is one to write to."""
     from trainer.data.verify import verify_images
 
     used = [
@@ -168,7 +169,7 @@ def _verified(table: ItemTable, config: JobConfig, folder: RunFolder) -> ItemTab
         for names in (config.train_split, config.val_split, config.test_split)
         for name in split_names(names)
     ]
-    with folder.local("bad_images.log") as log:
+    with folder.local("bad_images.log") if folder else contextlib.nullcontext() as log:
         return verify_images(
             table.in_split(*used),
             mode=config.training.verify,
@@ -310,7 +311,10 @@ def _train(
         plan.loss.prepare(model.output_shape[-1])
     if isinstance(plan.loss, ProxyLoss):
         plan.loss.prepare(splits.train.label, model.output_shape[-1])
-    evaluation = {} if training_only else _measure_untrained(config, folder, splits, model)
+    chief = _is_chief(strategy)
+    evaluation = {}
+    if chief and not training_only:
+        evaluation = _measure_untrained(config, folder, splits, model)
     groups = parameter_groups(
         model,
         plan.loss,
@@ -318,7 +322,7 @@ def _train(
         options,
         trunk=trunk_variables(model),
     )
-    if _is_chief(strategy):
+    if chief:
         variables = list_variables(model, plan.loss, groups, l2_penalty=options.l2_penalty)
         show_variables(variables, plain())
         write_variables(variables, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from trainer.data.files import (
     remote_errors,
     write_bytes,
 )
+
+#: What a process leaves that is killed before it has written the config.
+_BEGUN = re.compile(r"\.lock|\.config\.json\..*|config\.json\.part")
 
 
 class RunFolder:
@@ -62,8 +66,9 @@ class RunFolder:
         """
         folder = cls(path)
         folder.check(config)
-        folder.write_text("config.cnf", config.to_cnf())
+        # First what makes it a run: a process that is killed in between can be started again.
         folder.write_json("config.json", config.to_dict())
+        folder.write_text("config.cnf", config.to_cnf())
         return folder
 
     def check(self, config: JobConfig, *, anew: str = "--fresh") -> None:
@@ -77,7 +82,7 @@ class RunFolder:
             UserError: it holds a run of another config, or files that are not a run's.
         """
         if not self.exists("config.json"):
-            others = [name for name in self.names() if name != ".lock"]
+            others = [name for name in self.names() if not _BEGUN.fullmatch(name)]
             if others:
                 raise UserError(
                     f"{self.path}: holds files that are not a run's ({others[0]}, ...); "

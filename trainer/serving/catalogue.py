@@ -118,7 +118,7 @@ def write_catalogue(
 
     Call it within :func:`changing`.
     """
-    with replaced_folder(folder) as part:
+    with replaced_folder(folder, first="meta.json") as part:
         catalogue.index.save(part)
         catalogue.items.to_csv(part / "items.csv")
         if cache is not None and cache.keys.any():

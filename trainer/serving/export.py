@@ -157,14 +157,15 @@ def _is_empty(folder: Path) -> bool:
 
 def _replace(part: Path, folder: Path) -> None:
     """Put `part` in the place of `folder`, which is lost only once `part` stands there."""
+    card = CARD.as_posix()
     if not folder.exists():
-        rename_folder(part, folder)
+        rename_folder(part, folder, first=card)
         return
     old = part.with_suffix(".old")
-    rename_folder(folder, old)
+    rename_folder(folder, old, first=card)
     try:
-        rename_folder(part, folder)
+        rename_folder(part, folder, first=card)
     except OSError:
-        rename_folder(old, folder)
+        rename_folder(old, folder, first=card)
         raise
     shutil.rmtree(old, ignore_errors=True)

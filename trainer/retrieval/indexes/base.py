@@ -231,7 +231,7 @@ class Index(ABC):
                 self._write_folder(temporary / "new")
                 if target.exists():
                     rename_folder(target, temporary / "old")
-                rename_folder(temporary / "new", target)
+                rename_folder(temporary / "new", target, first="meta.json")
             except BaseException:
                 if (temporary / "old").exists() and not target.exists():
                     rename_folder(temporary / "old", target)

@@ -1,0 +1,38 @@
+"""A process that is killed while it claims its run folder can be started again."""
+
+import pytest
+
+from trainer.config import UserError
+from trainer.launch import run_folder
+from trainer.launch.run_folder import RunFolder
+
+from .conftest import small_config
+
+
+def test_a_job_that_was_killed_while_it_claimed_its_folder_is_taken_up(tmp_path, monkeypatch):
+    config, path = small_config(tmp_path), tmp_path / "run"
+    write = run_folder.write_bytes
+    for killed_at in range(2):
+        calls = iter(range(2))
+
+        def dying(file, data, calls=calls, killed_at=killed_at):
+            if next(calls) == killed_at:
+                # What a write that is cut short leaves on a disk, and in a bucket.
+                for name in (".config.json.x1", "config.json.part"):
+                    (path / name).touch()
+                raise KeyboardInterrupt
+            write(file, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_folder, "write_bytes", dying)
+            with pytest.raises(KeyboardInterrupt):
+                RunFolder.claim(str(path), config)
+    assert RunFolder.claim(str(path), config).config().fingerprint() == config.fingerprint()
+    assert (path / "config.cnf").is_file()
+
+
+def test_a_folder_with_files_of_its_own_is_left_alone(tmp_path):
+    (tmp_path / "config.cnf").write_text("mine")
+    with pytest.raises(UserError, match=r"not a run's \(config.cnf"):
+        RunFolder.claim(str(tmp_path), small_config(tmp_path))
+    assert (tmp_path / "config.cnf").read_text() == "mine"
