@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,43 @@ class TestCreate:
         assert name == first
         assert service.get(first).state == "pending"
         assert service.get(second).state in ("cancelling", "cancelled")
+
+    def test_a_quota_that_the_job_itself_has_used_up(
+        self, vertex: VertexServer, service: JobService, monkeypatch: pytest.MonkeyPatch
+    ):
+        # The list shows it only after the second request was refused.
+        like, looks = service._like, itertools.count()
+        monkeypatch.setattr(service, "_like", lambda it: like(it) if next(looks) > 1 else [])
+        vertex.fail("CreateCustomJob", lost())
+        vertex.fail("CreateCustomJob", quota("custom_model_training_nvidia_t4_gpus"))
+        name = service.create(job())
+        assert list(vertex.jobs) == [name]
+        assert next(looks) == 3
+
+    def test_a_last_look_that_fails_takes_nothing_back(
+        self, vertex: VertexServer, service: JobService, monkeypatch: pytest.MonkeyPatch
+    ):
+        like, looks = service._like, itertools.count()
+
+        def look(message: CustomJob) -> list[Job]:
+            if next(looks) == 2:
+                raise NotAnswering("away")
+            return like(message)
+
+        monkeypatch.setattr(service, "_like", look)
+        vertex.fail("CreateCustomJob", unavailable())
+        name = service.create(job())
+        assert list(vertex.jobs) == [name]
+        assert next(looks) == 3
+
+    def test_a_refusal_after_a_lost_answer_says_what_is_not_known(
+        self, vertex: VertexServer, service: JobService
+    ):
+        vertex.fail("CreateCustomJob", unavailable())
+        vertex.fail("CreateCustomJob", quota("custom_model_training_nvidia_t4_gpus"))
+        with pytest.raises(UserError, match=r"a quota of .*; it is not known whether job shop-1"):
+            service.create(job())
+        assert not vertex.jobs
 
     def test_what_cannot_be_known_is_said(
         self, vertex: VertexServer, connect: Callable[..., JobService]

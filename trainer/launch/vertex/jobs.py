@@ -219,20 +219,21 @@ class JobService:
                 unanswered = unanswered or calls.transient(error)
                 raise
 
-        unknown = (
-            f"; it is not known whether job {message.display_name} was made: "
-            f"`mildnet jobs list {message.display_name}` shows it"
-        )
         try:
             name = self.retries.policy(calls.transient)(attempt)()
-            first = made() if unanswered else None
-        except (GoogleAPIError, GoogleAuthError) as error:
-            told = calls.explained(error, VERTEX_AI, self.project)
-            if not isinstance(told, NotAnswering):
+        except (GoogleAPIError, GoogleAuthError, NotAnswering) as error:
+            known = isinstance(error, NotAnswering)
+            told = error if known else calls.explained(error, VERTEX_AI, self.project)
+            if not unanswered:
                 raise told from error
-            raise NotAnswering(f"{told}{unknown}") from error
-        except NotAnswering as error:
-            raise NotAnswering(f"{error}{unknown}") from error
+            # Even a quota may be used up by the very job whose answer was lost.
+            if (found := self._quietly(made)) is not None:
+                return found.resource
+            raise type(told)(
+                f"{told}; it is not known whether job {message.display_name} was made: "
+                f"`mildnet jobs list {message.display_name}` shows it"
+            ) from error
+        first = self._quietly(made) if unanswered else None
         if first is not None and first.resource != name:
             self.cancel(name)
             return first.resource
@@ -376,6 +377,14 @@ class JobService:
                 return job
             interval = pace.first if happened else min(interval * pace.growth, pace.longest)
             self.sleep(interval)
+
+    @staticmethod
+    def _quietly(look: Callable[[], Job | None]) -> Job | None:
+        # What is known already is worth more than why no more of it can be.
+        try:
+            return look()
+        except UserError:
+            return None
 
     def _call(self, method: Callable[..., Any], request: Mapping[str, Any]) -> Any:
         return calls.call(
