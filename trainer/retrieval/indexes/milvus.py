@@ -18,7 +18,7 @@ import numpy as np
 from trainer.config import UserError, register
 from trainer.retrieval.indexes.base import Index
 from trainer.retrieval.indexes.faiss import cell_count
-from trainer.retrieval.indexes.milvus_server import DAY, Lite, Remote, Server, client_package, place
+from trainer.retrieval.indexes.milvus_server import Lite, Remote, Server, client_package, place
 
 #: The most neighbours that Milvus gives for a query, or rows for a list of keys.
 MOST = 16_384
@@ -69,7 +69,7 @@ class Milvus(Index):
         nlist: cells of `ivf_flat` and `ivf_sq8`, at least 1; none chooses 4 sqrt(items), as far as
             there are enough items.
         nprobe: cells searched for a query, at least 1; more is slower and better.
-        timeout: seconds that the server may take to answer, above 0.
+        timeout: seconds that a Milvus at `uri` may take to answer, above 0.
     """
 
     kind = "milvus"
@@ -205,7 +205,7 @@ class Milvus(Index):
     def _build(self, embeddings: np.ndarray) -> None:
         p = self.parameters
         # A folder of its own for each build, so that what was there stays if this one fails.
-        server = self._at() if p["uri"] else Lite(p["timeout"])
+        server = self._at() if p["uri"] else Lite()
         if p["uri"]:
             for alias in self._aliases():
                 self._meant(server, alias)  # refuses before anything is sent
@@ -244,7 +244,7 @@ class Milvus(Index):
         wanted.add_index(
             "vector", index_type=kind.upper(), metric_type=metric, params={"params": made}
         )
-        long = DAY if isinstance(server, Lite) else PATIENCE
+        long = max(server.timeout, PATIENCE)
         server.call("flush", name, wait=long)
         server.call("create_index", name, wanted, sync=False)
         left, since = -1, time.monotonic()
@@ -302,7 +302,7 @@ class Milvus(Index):
         self._keys = np.concatenate([np.delete(self._keys, gone), fresh])
         self._loose += len(new)
         if isinstance(server, Lite) and self._loose > LOOSE:
-            server.call("flush", self._name, wait=DAY)
+            server.call("flush", self._name)
             self._loose = 0
 
     def _search(
@@ -437,7 +437,7 @@ class Milvus(Index):
         if not self.parameters["uri"]:
             if "files" not in address:
                 raise UserError(f"{path.parent} holds an index on a server: build it again")
-            self._server = lite = Lite(self.parameters["timeout"], beside=path.parent)
+            self._server = lite = Lite(beside=path.parent)
             for name, kept in address["files"].items():
                 parts = PurePosixPath(name).parts
                 if ".." in parts or name.startswith("/") or Path(kept).name != kept:
@@ -453,9 +453,7 @@ class Milvus(Index):
             )
         found = server.call("describe_collection", self._name)
         vector = next(field for field in found["fields"] if field["name"] == "vector")
-        server.call(
-            "load_collection", self._name, wait=DAY if isinstance(server, Lite) else PATIENCE
-        )
+        server.call("load_collection", self._name, wait=max(server.timeout, PATIENCE))
         # Strong: all that any process has written is counted, and can be found from here on.
         rows = server.call(
             "query", self._name, output_fields=["count(*)"], consistency_level="Strong"
@@ -469,9 +467,7 @@ class Milvus(Index):
         """Return the Milvus that holds the rows."""
         if self._server is None:
             p = self.parameters
-            self._server = (
-                Remote(p["uri"], p["database"], p["timeout"]) if p["uri"] else Lite(p["timeout"])
-            )
+            self._server = Remote(p["uri"], p["database"], p["timeout"]) if p["uri"] else Lite()
         return self._server
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "MILVUS_TOKEN"
 #: Codes of Milvus's errors: of `merr` in its own source.
 NO_COLLECTION, NO_DATABASE, NOT_AUTHENTICATED = 100, 800, 1800
-#: Seconds for what Milvus Lite does in one call, which is as long as its processor needs.
+#: Seconds that Milvus Lite may take: it indexes within a call, for as long as the processor needs.
 DAY = 86_400.0
 #: Endings of files that Milvus Lite writes once, and removes but never changes.
 UNCHANGING = (".parquet", ".idx")
@@ -157,14 +157,13 @@ class Lite(Server):
     It listens on a port of 127.0.0.1 that the system chooses.
 
     Args:
-        timeout: seconds that an answer may take.
         beside: a folder whose files are going to be used; on its disk they need not be copied.
     """
 
     name = "Milvus Lite"
 
-    def __init__(self, timeout: float, beside: Path | None = None) -> None:
-        super().__init__(timeout)
+    def __init__(self, beside: Path | None = None) -> None:
+        super().__init__(DAY)
         self.folder = _folder_near(beside)
         # Leaves nothing when the object is dropped and when the interpreter ends.
         weakref.finalize(self, _remove, self._held, self.folder, os.getpid())
@@ -181,10 +180,10 @@ class Lite(Server):
         server, database, port = start_server_in_thread(str(self.data))
         held.update(server=server, database=database)
         held["client"] = client_package().MilvusClient(
-            uri=f"http://127.0.0.1:{port}", timeout=self.timeout, dedicated=True
+            uri=f"http://127.0.0.1:{port}", dedicated=True
         )
         for name in held["client"].list_collections():
-            held["client"].load_collection(name, timeout=DAY)
+            held["client"].load_collection(name, timeout=self.timeout)
 
     def files(self) -> list[str]:
         """Return the paths, below `data`, of what has to be kept; call it when it is closed."""
