@@ -1,6 +1,7 @@
 """`python execute.py`, as a person and as a script meet it."""
 
 import importlib
+import json
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.config import JobConfig
+from trainer.launch.vertex.submitting import Submission
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = "model_id=mildnet\nloss=triplet_semihard\n"
@@ -74,6 +76,63 @@ def test_dry_run(folder: Path, runs: list):
     assert result.stdout.endswith("write to runs/tiny; nothing was run\n")
     plan = call("--config", "tiny", "--dry-run", "--run-dir", "there").stdout
     assert plan.endswith("write to there; nothing was run\n")
+
+
+@pytest.fixture
+def sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Submission, bool]]:
+    """The remote jobs that were submitted, in place of sending them, and whether to watch them."""
+    submitted: list[tuple[Submission, bool]] = []
+    for key, value in (("PROJECT", "my-shop"), ("REGION", "europe-west4"), ("BUCKET", "gs://jobs")):
+        monkeypatch.setenv(f"MILDNET_{key}", value)
+    monkeypatch.setenv("MILDNET_IMAGE", "mildnet:1")
+    monkeypatch.setenv("MILDNET_DATA_PATH", "gs://data/shop")
+    monkeypatch.setattr(
+        Submission, "submit", lambda self, console, wait: submitted.append((self, wait))
+    )
+    return submitted
+
+
+def test_run_remotely_without_questions(sent: list, runs: list):
+    result = call("--remote", "--shape", "four_gpus", "--config", "tiny", "--yes", "--set", "lr=1")
+    assert (result.exit_code, result.stderr, runs) == (0, "", [])
+    ((submission, wait),) = sent
+    assert (submission.config.name, submission.config.lr, wait) == ("tiny", 1.0, True)
+    assert submission.config.training.strategy == "mirrored"
+    assert submission.shape.name == "four_gpus"
+    assert submission.settings.project == "my-shop"
+    # Who names machines means a remote job.
+    assert call("--shape", "cpu", "--config", "tiny", "--yes", "--no-wait").exit_code == 0
+    assert (sent[1][0].shape.name, sent[1][1]) == ("cpu", False)
+
+
+def test_dry_run_of_a_remote_job(sent: list, runs: list):
+    result = call("--remote", "--shape", "one_gpu", "--config", "tiny", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["displayName"] == "tiny_1"
+    assert "would stage gs://jobs/configs/tiny_1.cnf" in result.stderr
+    assert (sent, runs) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--local", "--remote"], "error: --local does not go with --remote or --shape"),
+        (["--local", "--shape", "cpu"], "error: --local does not go with --remote or --shape"),
+        (["--remote", "--fresh"], "error: --fresh and --run-dir are of jobs on this machine"),
+        (["--remote", "--run-dir", "x"], "error: --fresh and --run-dir are of jobs on this mach"),
+        (["--remote"], "error: no machines are named; give --shape, one of cpu, four_gpus"),
+        (["--shape", "gpu"], "error: no shape 'gpu'; did you mean"),
+        (["--shape", "tpu_v5e", "--set", "batch_size=3"], "error: --set: batch_size=3 can't be"),
+    ],
+)
+def test_mistakes_about_where_end_in_one_line(
+    sent: list, runs: list, arguments: list[str], message: str
+):
+    result = call("--config", "tiny", "--yes", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert (sent, runs) == ([], [])
 
 
 @pytest.mark.parametrize(
