@@ -1,17 +1,28 @@
 """A catalogue that changes while it is searched: beside a dict and an exact search of it."""
 
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from tests.serving.live_catalogues import (
+    DIM,
     FIELDS,
     draw_fields,
     made,
     nearest,
     vectors,
+    write,
 )
+from trainer.config import UserError
 from trainer.serving.changes import Item
-from trainer.serving.live import LiveCatalogue
+from trainer.serving.live import LiveCatalogue, changes_file
 
 PICTURE = b"a picture"
 
@@ -64,7 +75,7 @@ def test_any_changes_give_what_the_items_of_now_give(tmp_path, similarity):
     rng = np.random.default_rng(1)
     held = made(tmp_path / "index", similarity=similarity)
     live = LiveCatalogue(tmp_path / "index")
-    for step in range(150):
+    for step in range(80):
         version, action = live.version, rng.choice(["add", "replace", "remove", "restart"])
         if action == "restart" and step % 3:
             action = "add"
@@ -85,3 +96,268 @@ def test_any_changes_give_what_the_items_of_now_give(tmp_path, similarity):
         assert live.version > version
         check(live, held, rng, similarity)
     live.close()
+
+
+def test_a_change_that_was_acknowledged_outlives_a_killed_process(tmp_path):
+    """The process says what it has added and is killed at any moment: between or within writes."""
+    made(tmp_path / "index")
+    for delay in (0.0, 0.07):
+        command = [sys.executable, "-c", ADDING, str(tmp_path / "index")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(5)]
+        with pytest.raises(UserError, match=r"index.changes.sqlite: another process is using"):
+            LiveCatalogue(tmp_path / "index")
+        time.sleep(delay)
+        process.kill()
+        said += process.stdout.read().splitlines(keepends=True)
+        process.wait()
+        whole = [line.split() for line in said if line.endswith("\n")]
+        live = LiveCatalogue(tmp_path / "index")
+        for name, first in whole:
+            assert live.vector(name)[0] == pytest.approx(float(first), abs=1e-6)
+            assert live.picture(name) == (name.encode() * 1000, None)
+        assert len(live) >= 60 + len(whole)
+        for item in live.list(60, 10_000):
+            live.remove(item.id)
+        live.close()
+
+
+#: Adds items without end, and says so of each once it is added.
+ADDING = """
+import sys, uuid
+import numpy as np
+from trainer.serving.live import LiveCatalogue
+live = LiveCatalogue(sys.argv[1])
+rng = np.random.default_rng()
+while True:
+    name, vector = uuid.uuid4().hex, rng.standard_normal(live.dim)
+    live.add(name, name.encode() * 1000, vector, label="a")
+    print(name, live.vector(name)[0], flush=True)
+"""
+
+
+def test_searches_see_one_version_while_others_change_it(tmp_path):
+    """Each answer is that of some version between the begin and the end of its search."""
+    held = made(tmp_path / "index", count=40)
+    live = LiveCatalogue(tmp_path / "index")
+    rng = np.random.default_rng(42)
+    queries = vectors(rng, 4)
+    versions = {0: dict(held)}
+    stop, faults, searches = threading.Event(), [], []
+
+    def change():
+        now = dict(held)
+        # Enough of them for the added ones to be sorted out now and then.
+        for step in range(120):
+            name = str(rng.choice(list(now))) if rng.random() < 0.55 else f"new/{step}"
+            if name in now and rng.random() < 0.7:
+                live.remove(name)
+                del now[name]
+            else:
+                (vector,), label = vectors(rng, 1), str(rng.choice(FIELDS["label"]))
+                live.add(name, PICTURE, vector, label=label, replace=True)
+                now[name] = (Item(name, label), vector)
+            versions[live.version] = dict(now)
+        stop.set()
+
+    def search(seed):
+        rng = np.random.default_rng(seed)
+        try:
+            while not stop.is_set():
+                label = str(rng.choice(FIELDS["label"])) if rng.random() < 0.5 else None
+                begin = live.version
+                found = live.search(queries, 5, label=label)
+                searches.append((begin, found, label, live.version))
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=search, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    change()
+    for thread in threads:
+        thread.join(timeout=60)
+    live.close()
+    assert not faults
+    assert len(searches) > 20
+    assert len({begin for begin, *_ in searches}) > 5
+    chosen = rng.permutation(len(searches))[:60]
+    for begin, found, label, end in (searches[n] for n in chosen):
+        mine = [[one.item for one in row] for row in found]
+        # The version after the last one seen may have been there already.
+        assert any(
+            mine == [[item for item, _ in nearest(now, q, 5, label=label)] for q in queries]
+            for now in (versions.get(n, {}) for n in range(begin, end + 2))
+        ), (begin, end)
+
+
+def test_a_rebuilt_index_wins_unless_replacing_was_meant(tmp_path, caplog):
+    rng = np.random.default_rng(42)
+    held = made(tmp_path / "index", count=6)
+    live = LiveCatalogue(tmp_path / "index")
+    for name, replace in (("1/7.jpg", False), ("2/8.jpg", True), ("other", False)):
+        live.add(name, PICTURE, vectors(rng, 1)[0], label="added", replace=replace)
+    for name in ("0/3.jpg", "1/4.jpg"):
+        live.remove(name)
+    live.close()
+    rows = [{"path": f"/data/shop/{n % 3}/{n}.jpg", "label": "new"} for n in (0, 1, 3, 7, 8)]
+    write(tmp_path / "index", rows, vectors(rng, 5))
+    live = LiveCatalogue(tmp_path / "index")
+    labels = {item.id: item.label for item in live.list(0, 99)}
+    new = dict.fromkeys(("0/0.jpg", "1/1.jpg", "1/7.jpg"), "new")
+    assert labels == {**new, "2/8.jpg": "added", "other": "added"}
+    assert len(live) == 5
+    assert "1/7.jpg: the index has it now" in caplog.text
+    live.close()
+    assert len(held) == 6
+
+
+def test_reading_only(tmp_path):
+    made(tmp_path / "index", count=5)
+    with contextlib.closing(LiveCatalogue(tmp_path / "index", writable=False)) as live:
+        assert sorted(os.listdir(tmp_path)) == [".index.changes.sqlite.lock", "index"]
+        for change in (
+            lambda: live.add("a", PICTURE, np.ones(DIM), label="a"),
+            lambda: live.remove("0/0.jpg"),
+        ):
+            with pytest.raises(UserError, match="opened for reading only"):
+                change()
+        # Others may read it, too; who changes it needs it alone.
+        with contextlib.closing(LiveCatalogue(tmp_path / "index", writable=False)) as other:
+            assert len(other) == len(live) == 5
+        with pytest.raises(UserError, match="another process is using these changes"):
+            LiveCatalogue(tmp_path / "index")
+    assert os.listdir(tmp_path) == ["index"]
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        live.add("a", PICTURE, np.ones(DIM), label="a")
+        with pytest.raises(UserError, match="these changes and may write to them"):
+            LiveCatalogue(tmp_path / "index", writable=False)
+    with contextlib.closing(LiveCatalogue(tmp_path / "index", writable=False)) as live:
+        assert live.picture("a") == (PICTURE, None)
+
+
+def test_files_of_changes_that_do_not_fit_are_one_line(tmp_path):
+    made(tmp_path / "index", count=5)
+    file = changes_file(tmp_path / "index")
+    file.write_bytes(b"no database, but long enough to be looked at" * 100)
+    with pytest.raises(UserError, match="cannot be read as a file of changes"):
+        LiveCatalogue(tmp_path / "index")
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE mine (x)")
+    with pytest.raises(UserError, match="is no file of changes"):
+        LiveCatalogue(tmp_path / "index")
+    file.unlink()
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        live.add("a", PICTURE, np.ones(DIM), label="a")
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA user_version = 9")
+    with pytest.raises(UserError, match=r"is of another version \(9, this one reads 1\)"):
+        LiveCatalogue(tmp_path / "index")
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA user_version = 1")
+        other.execute("UPDATE about SET value = 'model-2' WHERE name = 'model'")
+        other.commit()
+    with pytest.raises(UserError, match="made with another model than the index is of") as told:
+        LiveCatalogue(tmp_path / "index")
+    assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match="cannot write"):
+        LiveCatalogue(tmp_path / "index", changes=tmp_path / "nowhere" / "file")
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".lock")]
+
+
+def test_what_cannot_be_added_changes_nothing(shop):
+    live, _ = shop
+    live.add("a", PICTURE, np.ones(DIM), label="a")
+    good = {"name": "b", "picture": PICTURE, "embedding": np.ones(DIM), "label": "b"}
+    for bad, message in [
+        ({"name": "a"}, "there is an item a already: replace=True"),
+        ({"name": "0/3.jpg"}, "already"),
+        *(({"name": name}, "is not allowed") for name in BAD_NAMES),
+        ({"embedding": np.ones(DIM + 1)}, "9 dimensions but the index has 8"),
+        ({"embedding": np.full(DIM, np.nan)}, "NaN"),
+        ({"label": "  "}, "no label"),
+        ({"label": "two\nlines"}, "control characters"),
+        ({"category": "\ud800"}, "control characters"),
+        ({"picture": b""}, "no picture"),
+        ({"box": (0, 0, 0, 5)}, "has no area"),
+        ({"box": (0, 0, float("nan"), 5)}, "has no area"),
+    ]:
+        call = {**good, **bad}
+        with pytest.raises(UserError, match=message):
+            live.add(call.pop("name"), **call)
+        assert live.version == 1
+    assert len(live) == 61
+    for lookup in (live.get, live.vector, live.picture, live.remove):
+        with pytest.raises(KeyError):
+            lookup("b")
+    with pytest.raises(UserError, match="k=0"):
+        live.search(np.ones((1, DIM)), 0)
+
+
+BAD_NAMES = ["", "/a", "a/", "a//b", "a/../b", "..", "./a", "a b", "ä", "a\n", "a" * 201, "a?b"]
+
+
+def test_a_full_disk_changes_nothing(shop):
+    live, _ = shop
+    live.add("a", PICTURE, np.ones(DIM), label="a")
+    live._changes._file.execute("PRAGMA max_page_count = 10")
+    with pytest.raises(UserError, match=r"cannot write .*full"):
+        live.add("b", b"x" * 100_000, np.ones(DIM), label="b", replace=True)
+    with pytest.raises(UserError, match="full"):
+        live.add("a", b"x" * 100_000, np.ones(DIM), label="b", replace=True)
+    assert live.version == 1
+    assert live.get("a").label == "a"
+    live._changes._file.execute("PRAGMA max_page_count = 100000")
+    live.add("b", b"x" * 100_000, np.ones(DIM), label="b")
+    assert [item.id for item in live.list(60, 9)] == ["a", "b"]
+
+
+def test_pictures_and_vectors(tmp_path):
+    rows = [
+        {"path": "/data/a.jpg", "label": "left", "x": 1, "y": 2, "w": 3, "h": 4.5},
+        {"path": "/data/a.jpg", "label": "right", "x": 9, "y": 2, "w": 3, "h": 4},
+        {"path": "/data/b.jpg", "label": "b"},
+    ]
+    embeddings = np.eye(3, DIM, dtype=np.float32) + 0.1
+    write(tmp_path / "index", rows, embeddings)
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        assert [item.id for item in live.list(0, 9)] == ["a.jpg", "a.jpg#1", "b.jpg"]
+        assert live.picture("a.jpg") == ("/data/a.jpg", (1, 2, 3, 4.5))
+        assert live.picture("a.jpg#1") == ("/data/a.jpg", (9, 2, 3, 4))
+        assert live.picture("b.jpg") == ("/data/b.jpg", None)
+        # An item leaves out itself, not another one in the same picture.
+        for name, others in (("a.jpg", {"a.jpg#1", "b.jpg"}), ("a.jpg#1", {"a.jpg", "b.jpg"})):
+            (found,) = live.search(live.vector(name)[None], 9, without=[name])
+            assert {one.item.id for one in found} == others
+        (found,) = live.search(live.vector("b.jpg")[None], 1, without=["nothing"])
+        assert found[0].item.id == "b.jpg"
+        assert found[0].score == pytest.approx(1, abs=1e-5)
+        live.add("c", PICTURE, 3 * embeddings[0], label="c", box=(1, 2, 3, 4))
+        assert np.linalg.norm(live.vector("c")) == pytest.approx(1, abs=1e-5)
+        assert live.picture("c") == (PICTURE, (1, 2, 3, 4))
+        # Equally near ones: those of the index first.
+        (found,) = live.search(embeddings[:1], 2)
+        assert [one.item.id for one in found] == ["a.jpg", "c"]
+        assert live.search(np.ones((2, DIM)), 3, category="none") == [[], []]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
+def test_other_kinds_of_index_are_searched_the_same_way(tmp_path, kind):
+    rng = np.random.default_rng(42)
+    held = made(tmp_path / "index", count=300, kind=kind)
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        for name in list(held)[:20]:
+            live.remove(name)
+            del held[name]
+        for number, vector in enumerate(vectors(rng, 20)):
+            live.add(f"new/{number}", PICTURE, vector, label="a")
+            held[f"new/{number}"] = (Item(f"new/{number}", "a"), vector)
+        queries, hits = vectors(rng, 20), 0
+        for query, found in zip(queries, live.search(queries, 8, label="a"), strict=True):
+            truth = {item.id for item, _ in nearest(held, query, 8, label="a")}
+            assert {one.item.label for one in found} == {"a"}
+            assert len(found) == 8
+            hits += len(truth & {one.item.id for one in found})
+        assert hits >= (0.95 if kind == "hnsw" else 0.5) * 160
