@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +47,8 @@ class _FaissIndex(Index):
     #: Whether FAISS has a GPU form of this index.
     on_gpu = False
     _mapped = False
+    _resources: Any = None
+    _turns = threading.Lock()
     #: An index on a GPU, and its form on the CPU.
     _copy: tuple[Any, Any] | None = None
 
@@ -88,7 +92,9 @@ class _FaissIndex(Index):
         """Return positions and scores of a FAISS index, with parameters of this search only."""
         # Set on the index itself, they would be those of other threads' searches, too.
         params = self._parameters(**parameters) if parameters else None
-        scores, positions = index.search(queries, k, params=params)
+        # Many threads may search an index on a CPU at once, but only one what a GPU holds.
+        with self._turns if self._resources is not None else contextlib.nullcontext():
+            scores, positions = index.search(queries, k, params=params)
         return positions, -scores if self.similarity == "euclidean" else scores
 
     def _parameters(self, **parameters: Any) -> Any:
@@ -274,9 +280,10 @@ class HNSW(_FaissIndex):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search among some items: along the graph, or through all of them where that is less."""
         nodes, allowed = len(self._positions), int(among.sum())
-        places = np.flatnonzero(self._positions >= 0)[among]
-        chosen = np.zeros(nodes, bool)
-        chosen[places] = True
+        chosen = among
+        if nodes > len(self):
+            chosen = np.zeros(nodes, bool)
+            chosen[self._positions >= 0] = among
         select = _selector(chosen)
         # The walk passes nodes that may not be found: for as many that may it has to go as much
         # further, and each step compares with the links of a node.
