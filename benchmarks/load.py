@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
             with _serving(options.run, index, *extra) as (address, _):
                 for clients in options.clients:
                     rows.append(_load(locust, address, Path(folder), clients, options.seconds))
-            rates[name] = {row[0]: float(row[1]) for row in rows}
+            rates[name] = {n: row[1] for n, row in zip(options.clients, rows, strict=True)}
             print_table(f"mildnet serve, {name}", COLUMNS, rows)
         ratios = [
             (n, rates["batches"][n] / rates["one at a time"][n], rates["batches"][n] / bare["one"])
@@ -148,7 +148,7 @@ def _serving(run: str, index: Path, *extra: str) -> Iterator[tuple[str, int]]:
             server.stdout.read()
 
 
-def _load(locust: str, address: str, folder: Path, clients: int, seconds: int) -> list[object]:
+def _load(locust: str, address: str, folder: Path, clients: int, seconds: int) -> list[float]:
     """Return a row of the table for so many clients; the first seconds do not count."""
     environment = os.environ | {"LOAD_PICTURES": str(folder / "pictures")}
     script = str(Path(__file__).with_name("load_clients.py"))
@@ -165,15 +165,14 @@ def _load(locust: str, address: str, folder: Path, clients: int, seconds: int) -
     return [clients, stats["num_requests"] / span, *quantiles, stats["num_failures"]]
 
 
-def _memory(
-    locust: str, address: str, pid: int, folder: Path, requests: int
-) -> list[tuple[int, float]]:
+def _memory(locust: str, address: str, pid: int, folder: Path, requests: int) -> list[list[float]]:
     """Return resident memory of the service after each tenth of so many searches."""
-    rows, done = [], 0
+    rows: list[list[float]] = []
+    done = 0
     while done < requests:
         row = _load(locust, address, folder, 16, 10)
-        done += int(float(str(row[1])) * 10)
-        rows.append((done, psutil.Process(pid).memory_info().rss / 1e6))
+        done += int(row[1] * 10)
+        rows.append([done, psutil.Process(pid).memory_info().rss / 1e6])
     return rows
 
 
