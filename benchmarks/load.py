@@ -161,7 +161,7 @@ def _load(locust: str, address: str, folder: Path, clients: int, seconds: int) -
         [float(value) for value in stats["response_times"]], list(stats["response_times"].values())
     )
     span = stats["last_request_timestamp"] - stats["start_time"]
-    quantiles = [float(value) for value in np.percentile(times, (50, 95, 99))]
+    quantiles = [round(value) for value in np.percentile(times, (50, 95, 99))]
     return [clients, stats["num_requests"] / span, *quantiles, stats["num_failures"]]
 
 
@@ -172,7 +172,7 @@ def _memory(locust: str, address: str, pid: int, folder: Path, requests: int) ->
     while done < requests:
         row = _load(locust, address, folder, 16, 10)
         done += int(row[1] * 10)
-        rows.append([done, psutil.Process(pid).memory_info().rss / 1e6])
+        rows.append([done, round(psutil.Process(pid).memory_info().rss / 1e6)])
     return rows
 
 
