@@ -194,6 +194,32 @@ BY_HAND = {
         ),
         "needs the dump: tests/launch/amazon_reviews makes a small one, and a server for it",
     ),
+    '.venv/bin/pip install -c constraints.txt -e ".[serve,cpu]"': "changes the environment",
+    "mildnet serve runs/shop": "serves until it is stopped: tests/launch/test_serving.py has one",
+    "mildnet serve runs/shop --host 0.0.0.0 --api-key-file keys": "the same",
+    "mildnet serve runs/shop --index shop-index": "the same",
+    "openssl rand -hex 24 > keys": "for the service",
+    "mildnet index merge runs/shop/index": "tests/launch/test_merging_changes.py has many",
+    **dict.fromkeys(
+        (
+            "curl -F picture=@customer-photo.jpg http://127.0.0.1:8080/v1/search",
+            "curl -F picture=@customer-photo.jpg -F k=5 -F category=mug -F box=10,5,30,30 "
+            "http://127.0.0.1:8080/v1/search",
+            'curl "http://127.0.0.1:8080/v1/neighbours/img/17-4.jpg?k=5&domain=shop"',
+            'curl -H "Content-Type: application/json" -d \'{"url": "https://shop.example/hat.jpg", '
+            '"k": 5}\' http://127.0.0.1:8080/v1/search-url',
+            "curl http://127.0.0.1:8080/v1/catalogue",
+            'curl "http://127.0.0.1:8080/v1/products?offset=0&limit=100&category=mug"',
+            "curl http://127.0.0.1:8080/v1/products/img/17-4.jpg",
+            'curl -o hat.jpg "http://127.0.0.1:8080/v1/pictures/img/17-4.jpg?size=256"',
+            "curl -X PUT -F picture=@customer-photo.jpg -F label=mug-7 -F category=mug "
+            "http://127.0.0.1:8080/v1/products/new/mug-7",
+            "curl -X DELETE http://127.0.0.1:8080/v1/products/new/mug-7",
+            'curl -H "X-API-Key: $(cat keys)" -F picture=@customer-photo.jpg '
+            "http://127.0.0.1:8080/v1/search",
+        ),
+        "needs the service: tests/serving/api asks all of this",
+    ),
     "mildnet train job_configs/demo/synthetic.cnf --set dataset=amazon_reviews "
     "--set data_path=data/Amazon-review": "needs what the dump becomes",
     "sbatch --array=1-4 --wrap 'mildnet embed runs/shop --items shop --to shards "

@@ -56,12 +56,15 @@ def service_options(**values: object) -> ServiceOptions:
     """
     try:
         from trainer.serving.api import ServiceOptions
+        from trainer.serving.api.access import Rates
     except ImportError as error:
         raise UserError(f'mildnet serve needs {error.name}: pip install "mildnet[serve]"') from None
     try:
-        return ServiceOptions(**values)  # type: ignore[arg-type]
+        options = ServiceOptions(**values)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(str(error)) from None
+    Rates(options.rate)
+    return options
 
 
 def read_keys(file: str | None, variable: str) -> tuple[str, ...]:
