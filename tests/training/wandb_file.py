@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +49,17 @@ def records(path):
 def read_all(run_dir):
     """Return what is kept below `run_dir/wandb`, the oldest first."""
     files = Path(run_dir).glob("wandb/offline-run-*/run-*.wandb")
-    return [read(path) for path in sorted(files, key=lambda path: path.stat().st_ctime_ns)]
+    return [settled(path) for path in sorted(files, key=lambda path: path.stat().st_ctime_ns)]
+
+
+def settled(path):
+    """Return what a file holds once its end is there, which W&B may write a moment later."""
+    give_up = time.monotonic() + 10
+    while True:
+        kept = read(path)
+        if kept.exit_code is not None or time.monotonic() > give_up:
+            return kept
+        time.sleep(0.02)
 
 
 def read(path):
