@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import faiss
@@ -11,6 +12,7 @@ import pytest
 from trainer.config import UserError
 from trainer.retrieval import speed
 from trainer.retrieval.indexes import Index
+from trainer.retrieval.indexes.milvus_server import client_package
 from trainer.retrieval.results import RetrievalResults
 from trainer.retrieval.speed import SearchTask, measure_index
 
@@ -200,7 +202,9 @@ def test_on_a_gpu_the_index_is_moved_there_and_only_there(monkeypatch):
 
 @pytest.mark.usefixtures("no_process")
 def test_milvus_is_measured_with_all_of_its_files(tmp_path):
-    server = pytest.importorskip("milvus_lite.adapter.grpc.server")
+    pytest.importorskip("milvus_lite", reason="extra milvus is not installed")
+    client_package()  # before anything else imports pymilvus
+    server = importlib.import_module("milvus_lite.adapter.grpc.server")
     running, database, port = server.start_server_in_thread(str(tmp_path / "db"))
     task = task_of(queries=10)
     (local,) = measure_index("milvus", task, parameters={"index_type": "flat"}, repeats=1)

@@ -22,9 +22,11 @@ import pytest
 from tests.retrieval.indexes.test_indexes import SIMILARITIES, clusters, make
 from trainer.config import UserError, components
 from trainer.retrieval.indexes import load_index
+from trainer.retrieval.indexes.milvus_server import client_package
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("milvus_lite", reason="extra milvus is not installed")
+client_package()  # before anything else imports pymilvus
 
 ITEMS, LABELS = clusters(groups=20, each=10)
 NAMES = [f"köln/{number}.jpg" for number in range(len(ITEMS))]
@@ -406,6 +408,30 @@ def test_nothing_is_left_behind(scratch):
     gc.collect()
     assert list(scratch.iterdir()) == []
     assert len(listening()) == before
+
+
+def test_handlers_of_logs_stay_open():
+    program = (
+        "import io, logging\n"
+        "class Closing(logging.StreamHandler):\n"
+        "    def close(self):\n"
+        "        self.stream.close()\n"
+        "handler = Closing(io.StringIO())\n"
+        "logging.getLogger().addHandler(handler)\n"
+        "from trainer.retrieval.indexes.milvus_server import client_package\n"
+        "client_package()\n"
+        "print(handler.stream.closed)\n"
+        "logging.getLogger().removeHandler(handler)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert told.stdout == "False\n", told.stderr
 
 
 def test_two_processes_search_one_folder_and_leave_nothing(scratch, tmp_path):

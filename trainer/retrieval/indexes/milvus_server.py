@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import logging.config
 import os
 import shutil
 import tempfile
@@ -35,11 +36,17 @@ def client_package() -> Any:
     Raises:
         UserError: it is not installed.
     """
+    configure = logging.config.dictConfig
+    # On its import pymilvus configures all logging, which closes the handlers that are there, and
+    # with them the streams of some: https://docs.python.org/3/library/logging.config.html
+    logging.config.dictConfig = lambda config: None
     try:
         import milvus_lite  # noqa: F401
         import pymilvus
     except ImportError:
         raise UserError("this index needs Milvus: pip install 'mildnet[milvus]'") from None
+    finally:
+        logging.config.dictConfig = configure
     # Both print the traceback of each error that they raise or answer; it is told once, by us.
     for name in ("pymilvus", "milvus_lite.adapter"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
