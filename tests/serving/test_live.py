@@ -361,3 +361,15 @@ def test_other_kinds_of_index_are_searched_the_same_way(tmp_path, kind):
             assert len(found) == 8
             hits += len(truth & {one.item.id for one in found})
         assert hits >= (0.95 if kind == "hnsw" else 0.5) * 160
+
+
+def test_a_search_that_has_begun_sees_no_change(shop):
+    live, _ = shop
+    for name in "abc":
+        live.add(name, PICTURE, np.ones(DIM), label=name)
+    state, wanted = live._state, {"category": None, "domain": None, "label": None}
+    live.remove("b")
+    live.remove("0/3.jpg")
+    live.add("d", PICTURE, np.ones(DIM), label="d")
+    assert live._allowed_added(state, wanted).tolist() == [True] * 3
+    assert live._allowed_indexed(state, wanted) is None
