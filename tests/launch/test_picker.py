@@ -233,7 +233,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_remote_needs_its_settings_before_any_further_question(folder: Path):
-    with pytest.raises(UserError, match="^remote jobs need MILDNET_PROJECT: set it in settings"):
+    with pytest.raises(UserError, match=r"^remote jobs need MILDNET_PROJECT: set it in settings"):
         talk("r")
 
 
@@ -270,7 +270,7 @@ def test_the_machines_of_the_config_are_offered(folder: Path, cloud: None):
 def test_a_remote_job_needs_machines_that_fit(folder: Path, cloud: None):
     with pytest.raises(UserError, match="no machines are named; give --shape, one of four, one,"):
         talk(name="zebra", remote=True, sure=True)
-    with pytest.raises(UserError, match="train.strategy=tpu does not go with"):
+    with pytest.raises(UserError, match=r"train\.strategy=tpu does not go with"):
         talk(name="zebra", remote=True, sure=True, shape="one", overrides=["train.strategy=tpu"])
 
 
