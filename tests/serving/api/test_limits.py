@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import Request
 
 from tests.serving.api.catalogue import COLOURS, embed, picture
+from trainer.serving.api.errors import Refusal
+from trainer.serving.api.uploads import _bounded
 
 Serve = Callable[..., TestClient]
 RED = picture(COLOURS["red"])
@@ -48,6 +52,26 @@ def test_a_file_is_counted_as_it_comes(serve: Serve) -> None:
         for chunks in (5, 6, 1000)
     ]
     assert statuses == [415, 413, 413]
+
+
+def test_what_comes_after_too_much_is_not_read() -> None:
+    asked = []
+
+    async def receive() -> dict[str, Any]:
+        asked.append(1)
+        return {"type": "http.request", "body": b"x" * 10_000, "more_body": len(asked) < 1000}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+    async def bounded() -> None:
+        async for _ in _bounded(request, 50_000, 50_000):
+            pass
+
+    with pytest.raises(Refusal) as caught:
+        asyncio.run(bounded())
+    assert caught.value.status == 413
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize(

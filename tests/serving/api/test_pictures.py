@@ -61,8 +61,8 @@ def test_a_tagged_picture_is_seen_upright_and_boxes_count_its_pixels(orientation
     looked = look(content, MOST)
     assert looked.upright_size == upright.shape[1::-1]
     assert (pixels_of(looked, None, decode_plainly) == upright).all()
-    box = box_of("1,2,3,2", looked.upright_size)
-    assert (pixels_of(looked, box, decode_plainly) == upright[2:4, 1:4]).all()
+    box = box_of("0,2,3,2", looked.upright_size)
+    assert (pixels_of(looked, box, decode_plainly) == upright[2:4, 0:3]).all()
 
 
 def test_a_tagged_picture_is_stored_upright() -> None:
