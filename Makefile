@@ -23,8 +23,8 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 demo: $(STAMP) ## train, evaluate, export, index and search on generated products
 	$(BIN)/python execute.py --local --config synthetic --yes
 
-test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## run all tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .

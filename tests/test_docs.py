@@ -37,6 +37,7 @@ from tests.models import convnext_nets
 from tests.reference.swinv2_cases import CASES, weight
 from trainer.config import JobConfig, UserError
 from trainer.data.readers.items import read_items
+from trainer.launch.commands.options import WithDefault
 from trainer.launch.phases import Phases
 from trainer.launch.tuning.space import Space
 
@@ -370,7 +371,7 @@ def parse(app: Any, arguments: list[str]) -> dict[str, Any]:
     command: Any = get_command(app)
     arguments = list(arguments)
     while getattr(command, "commands", None) and arguments:
-        if isinstance(command, trainer.cli.WithDefault):
+        if isinstance(command, WithDefault):
             arguments = command.named(arguments)
         command = command.commands[arguments.pop(0)]
     return command.make_context("command", arguments).params

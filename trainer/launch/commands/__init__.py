@@ -1,0 +1,1 @@
+"""The commands of `mildnet`: thin, each calls one function of a room."""
