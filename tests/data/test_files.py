@@ -251,9 +251,42 @@ def test_folders_are_made_and_replaced_in_a_mounted_bucket(mounted, tmp_path):
     assert sorted(os.listdir(target)) == ["deep", "top"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/d").touch()
-    with pytest.raises(OSError, match="too many objects"):
+    with pytest.raises(FileExistsError):
         files.rename_folder(tmp_path / "other", target)
     assert sorted(os.listdir(tmp_path)) == ["folder", "other"]
+
+
+@pytest.mark.parametrize("failing", range(1, 7))
+def test_a_folder_is_not_half_replaced_where_a_mounted_bucket_fails(
+    failing, mounted, tmp_path, monkeypatch
+):
+    target = tmp_path / "folder"
+    with files.replaced_folder(target) as partial:
+        for name in ("a", "b"):
+            (partial / name).write_text("old")
+    replace, calls = os.replace, []
+
+    def fails_once(source, there):
+        calls.append(there)
+        if len(calls) == failing:
+            raise OSError(errno.EIO, "input/output error")
+        replace(source, there)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+
+    def replaced():
+        with files.replaced_folder(target) as partial:
+            for name in ("a", "b"):
+                (partial / name).write_text("new")
+
+    with pytest.raises(OSError, match="input/output"):
+        replaced()
+    files.restore_folder(target)
+    assert [(target / name).read_text() for name in ("a", "b")] == ["old", "old"]
+    # The next time it works, and nothing of the first try is left.
+    with files.replaced_folder(target) as partial:
+        (partial / "c").touch()
+    assert (os.listdir(target), os.listdir(tmp_path)) == (["c"], ["folder"])
 
 
 def test_what_says_what_a_folder_is_comes_first_into_a_mounted_bucket(

@@ -36,3 +36,27 @@ def test_a_folder_with_files_of_its_own_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"not a run's \(config.cnf"):
         RunFolder.claim(str(tmp_path), small_config(tmp_path))
     assert (tmp_path / "config.cnf").read_text() == "mine"
+
+
+def test_a_machine_that_comes_while_another_claims_the_folder_takes_it_for_what_it_is(
+    tmp_path, monkeypatch
+):
+    config, path = small_config(tmp_path), str(tmp_path / "run")
+    names, exists, claimed = RunFolder.names, RunFolder.exists, []
+
+    def claimed_between(look):
+        """Let the chief claim the folder after the first look at it."""
+
+        def looking(folder, *name):
+            found = look(folder, *name)
+            if not claimed:
+                claimed.append(1)
+                RunFolder.claim(path, config)
+            return found
+
+        return looking
+
+    monkeypatch.setattr(RunFolder, "names", claimed_between(names))
+    monkeypatch.setattr(RunFolder, "exists", claimed_between(exists))
+    RunFolder(path).check(config)
+    assert (tmp_path / "run/config.json").exists()

@@ -283,8 +283,8 @@ def whole_folder(path: str | os.PathLike[str], *, first: str = "") -> Iterator[P
         os.chmod(partial, 0o777 & ~_umask())
         try:
             rename_folder(partial, target, first=first)
-        except OSError:
-            if not (target.is_dir() and any(target.iterdir())):
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -296,7 +296,8 @@ def rename_folder(
     """Rename a local folder; in a mounted bucket, which can't, move its files one by one.
 
     Cloud Storage FUSE refuses to rename a folder with files in it, as a bucket has no folders but
-    the names of its objects. A process that is killed in between leaves files in both folders.
+    the names of its objects. If a file can't be moved, those before it are moved back. A process
+    that is killed in between leaves files in both folders.
 
     Args:
         source: the folder; it is gone afterwards.
@@ -305,23 +306,34 @@ def rename_folder(
             By it a folder that was left so is known for what it is, and may be replaced.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the system refuses; ENOTEMPTY or EEXIST where the target holds files, and only
+            there.
     """
     try:
         os.rename(source, target)
         return
     except OSError as error:
-        if error.errno not in _NO_RENAME or (os.path.isdir(target) and os.listdir(target)):
+        if error.errno not in _NO_RENAME:
             raise
+    if os.path.isdir(target) and os.listdir(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
     root = Path(source)
     paths = [path.relative_to(root) for path in root.rglob("*")]
-    for path in sorted(paths, key=lambda path: (path.as_posix() != first, path)):
-        there = Path(target) / path
-        if (root / path).is_dir():
-            there.mkdir(parents=True, exist_ok=True)
-        else:
-            there.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(root / path, there)
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for path in sorted(paths, key=lambda path: (path.as_posix() != first, path)):
+            there = Path(target) / path
+            if (root / path).is_dir():
+                there.mkdir(parents=True, exist_ok=True)
+            else:
+                there.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(root / path, there)
+                moved.append((root / path, there))
+    except OSError:
+        for here, there in reversed(moved):
+            os.replace(there, here)
+        shutil.rmtree(target)
+        raise
     shutil.rmtree(source)
 
 
@@ -347,7 +359,11 @@ def replaced_folder(path: str | os.PathLike[str], *, first: str = "") -> Iterato
     shutil.rmtree(outdated, ignore_errors=True)
     if target.exists():
         rename_folder(target, outdated, first=first)
-    rename_folder(fresh, target, first=first)
+    try:
+        rename_folder(fresh, target, first=first)
+    except OSError:
+        restore_folder(target)
+        raise
     shutil.rmtree(outdated, ignore_errors=True)
 
 

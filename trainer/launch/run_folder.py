@@ -81,8 +81,10 @@ class RunFolder:
         Raises:
             UserError: it holds a run of another config, or files that are not a run's.
         """
-        if not self.exists("config.json"):
-            others = [name for name in self.names() if not _BEGUN.fullmatch(name)]
+        # One look at all names: another machine of the job may be claiming the folder just now.
+        names = self.names()
+        if "config.json" not in names:
+            others = [name for name in names if not _BEGUN.fullmatch(name)]
             if others:
                 raise UserError(
                     f"{self.path}: holds files that are not a run's ({others[0]}, ...); "
