@@ -95,10 +95,14 @@ class StorageServer:
             return _error(*self.refusal)
         if url.path != f"/upload/storage/v1/b/{self.bucket}/o":
             return _error(404, "The specified bucket does not exist.")
-        assert parse_qs(url.query)["uploadType"] == ["multipart"]
+        query = parse_qs(url.query)
+        assert query["uploadType"] == ["multipart"]
+        assert query.get("ifGenerationMatch", ["0"]) == ["0"]
         whole = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
         first, _ = whole.get_payload()
         values = json.loads(first.get_payload(decode=True))
+        if query.get("ifGenerationMatch") == ["0"] and values["name"] in self.objects:
+            return _error(412, "At least one of the pre-conditions you specified did not hold.")
         # The parser of e-mails takes line ends for its own; the bytes are cut out instead.
         boundary = whole.get_boundary().encode()
         data = body.split(b"--" + boundary)[2].partition(b"\r\n\r\n")[2][:-2]

@@ -530,7 +530,7 @@ class TestFind:
             assert (found.resource, found.id, found.name) == (name, number, "shop-1")
         assert found.output == "gs://shop-jobs/runs/shop-1"
         assert found.labels == {"team": "search"}
-        assert service.page(found) == (
+        assert service.page(found.resource) == (
             "https://console.cloud.google.com/vertex-ai/locations/europe-west4/training/"
             f"{number}?project=shop"
         )

@@ -30,6 +30,17 @@ def test_a_file_is_uploaded_once(server: StorageServer):
     assert len(server.uploads) == 3
 
 
+def test_a_name_is_claimed_once(server: StorageServer):
+    bucket, mine = Bucket(PLACE, "shop"), Staged(f"{PLACE}/configs/shop_1.cnf", b"lr=1\n")
+    assert bucket.claim(mine)
+    assert not bucket.claim(mine)
+    assert not bucket.claim(Staged(mine.uri, b"lr=2\n"))
+    assert server.objects == {"mildnet/configs/shop_1.cnf": b"lr=1\n"}
+    server.objects["mildnet/configs/other_1.cnf"] = server.objects["configs/shop_9.cnf"] = b""
+    assert bucket.configs("shop_") == ["shop_1"]
+    assert Bucket("gs://shop-jobs", "shop").configs("") == ["shop_9"]
+
+
 def test_what_arrives_damaged_is_not_kept(server: StorageServer):
     server.damage = True
     with pytest.raises(UserError, match=r"CRC32C does not match"):

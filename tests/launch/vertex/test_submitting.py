@@ -20,6 +20,7 @@ from trainer.launch.vertex import package
 from trainer.launch.vertex.jobs import JobService, Pace
 from trainer.launch.vertex.package import Package
 from trainer.launch.vertex.settings import VertexSettings
+from trainer.launch.vertex.shapes import Shape
 from trainer.launch.vertex.staging import Bucket
 from trainer.launch.vertex.submitting import Submission, check_places, shape_name
 
@@ -132,11 +133,42 @@ def test_the_next_free_name_and_what_is_staged_already(
     assert name == "shop_5"
     assert "watch it     mildnet jobs logs shop_5 --follow\n" in out
     assert "stop it      mildnet jobs cancel shop_5\n" in out
-    assert vertex.requests("GetCustomJob")[1:] == []
+    assert vertex.requests("GetCustomJob") == []
     name, out = submit(prepare(), vertex, wait=False)
     assert name == "shop_6"
     assert f"there is {BUCKET}/packages/0123456789ab/mildnet-9.tar.gz\n" in out
     assert len(storage.uploads) == 4
+
+
+def test_a_name_is_one_job_s_in_all_regions(vertex: VertexServer, storage: StorageServer):
+    # Its job is in another region, and has no run folder yet.
+    storage.objects["mildnet/configs/shop_3.cnf"] = b"theirs"
+    submission = prepare(settings=replace(CLOUD, image="a/mildnet:1"))
+    assert submit(submission, vertex, wait=False)[0] == "shop_4"
+    assert storage.objects["mildnet/configs/shop_3.cnf"] == b"theirs"
+
+
+def test_two_that_submit_at_the_same_moment(
+    vertex: VertexServer, storage: StorageServer, monkeypatch: pytest.MonkeyPatch
+):
+    submission = prepare(settings=replace(CLOUD, image="a/mildnet:1"))
+    same = submission.files("shop_1")[0].content
+    storage.objects |= {f"mildnet/configs/shop_{number}.cnf": same for number in (1, 2)}
+    monkeypatch.setattr(Bucket, "configs", lambda self, prefix: [])  # they were not there yet
+    assert submit(submission, vertex, wait=False)[0] == "shop_3"
+    assert vertex.request("CreateCustomJob").custom_job.display_name == "shop_3"
+    assert storage.uploads == ["mildnet/configs/shop_3.cnf"]
+
+
+def test_a_job_that_is_made_is_told_of_at_once(vertex: VertexServer, storage: StorageServer):
+    vertex.fail("GetCustomJob", permission("aiplatform.customJobs.get", "projects/shop"))
+    out = io.StringIO()
+    service = JobService("shop", "europe-west4", channel=vertex.channel())
+    with pytest.raises(UserError, match=r"roles/aiplatform\.user"):
+        prepare().submit(Console(file=out), service=service, bucket=Bucket(BUCKET, "shop"))
+    (made,) = vertex.jobs
+    assert f"job          shop_1\nmachines     {Shape.load('one_gpu')}\n" in out.getvalue()
+    assert f"/training/{made.rpartition('/')[2]}?project=shop\n" in out.getvalue()
 
 
 def test_an_image_needs_no_package(vertex: VertexServer, storage: StorageServer, asked: list):
@@ -170,8 +202,7 @@ def test_a_job_that_fails_ends_the_command(vertex: VertexServer, storage: Storag
 def test_ctrl_c_leaves_the_job_running(vertex: VertexServer, storage: StorageServer):
     class Impatient(JobService):
         def get(self, name: str):
-            if vertex.requests("GetCustomJob"):
-                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             return super().get(name)
 
     service = Impatient("shop", "europe-west4", channel=vertex.channel())

@@ -176,11 +176,15 @@ class JobService:
         """Where the jobs are, as the service calls it."""
         return f"projects/{self.project}/locations/{self.region}"
 
-    def page(self, job: Job) -> str:
-        """Return the address of a job's page in Google's console."""
+    def page(self, name: str) -> str:
+        """Return the address of a job's page in Google's console.
+
+        Args:
+            name: its resource name.
+        """
         return (
             f"https://console.cloud.google.com/vertex-ai/locations/{self.region}/training/"
-            f"{job.id}?project={self.project}"
+            f"{name.rpartition('/')[2]}?project={self.project}"
         )
 
     def create(self, message: Any) -> str:

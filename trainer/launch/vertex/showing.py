@@ -50,7 +50,7 @@ def show_job(job: Job, service: JobService, console: Console) -> None:
         "run folder": job.output,
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "number": job.id,
-        "console": service.page(job),
+        "console": service.page(job.resource),
     }
     width = max(map(len, facts))
     for name, value in facts.items():

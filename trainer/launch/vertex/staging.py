@@ -53,14 +53,15 @@ class Bucket:
         Raises:
             UserError: there is no such bucket, or it may not be read.
         """
-        below = f"{self.folder}/" if self.folder else ""
-        with self._explained():
-            listed = self.client.list_blobs(
-                self.name, prefix=f"{below}{prefix}", delimiter="/", timeout=60
-            )
-            for _ in listed:
-                pass
-            return sorted(found.removeprefix(below).rstrip("/") for found in listed.prefixes)
+        return self._list("", prefix)[1]
+
+    def configs(self, prefix: str) -> list[str]:
+        """Return the names of the jobs that begin with a prefix, by their staged configs.
+
+        Raises:
+            UserError: there is no such bucket, or it may not be read.
+        """
+        return [name.removesuffix(".cnf") for name in self._list("configs/", prefix)[0]]
 
     def exists(self, uri: str) -> bool:
         """Return whether there is a file."""
@@ -79,10 +80,41 @@ class Bucket:
                 blob = self._blob(file.uri)
                 if self._has(blob, file.content):
                     continue
-                # The service compares the checksum, and keeps nothing that arrived otherwise.
-                blob.upload_from_string(file.content, checksum="crc32c", timeout=300)
+                self._upload(blob, file.content)
                 written.append(file.uri)
         return written
+
+    def claim(self, file: Staged) -> bool:
+        """Upload a file if there is none of its name, and return whether there was none.
+
+        Of several that do so at the same moment, it is one's alone.
+
+        Raises:
+            UserError: the bucket does not take it.
+        """
+        from google.api_core.exceptions import PreconditionFailed
+
+        with self._explained():
+            try:
+                self._upload(self._blob(file.uri), file.content, if_generation_match=0)
+            except PreconditionFailed:
+                return False
+        return True
+
+    def _list(self, folder: str, prefix: str) -> tuple[list[str], list[str]]:
+        """Return the names of files and of folders in a folder that begin with a prefix."""
+        below = f"{self.folder}/{folder}" if self.folder else folder
+        with self._explained():
+            listed = self.client.list_blobs(
+                self.name, prefix=f"{below}{prefix}", delimiter="/", timeout=60
+            )
+            files = [blob.name.removeprefix(below) for blob in listed]
+            return files, sorted(name.removeprefix(below).rstrip("/") for name in listed.prefixes)
+
+    @staticmethod
+    def _upload(blob: Any, content: bytes, **conditions: int) -> None:
+        # The service compares the checksum, and keeps nothing that arrived otherwise.
+        blob.upload_from_string(content, checksum="crc32c", timeout=300, **conditions)
 
     def _has(self, blob: Any, content: bytes) -> bool:
         import google_crc32c

@@ -95,7 +95,7 @@ class Submission:
         )
 
     def files(self, name: str) -> list[Staged]:
-        """Return what has to be in the bucket before the job begins."""
+        """Return what has to be in the bucket before the job begins, the config first."""
         place = self.place(name)
         config = dataclasses.replace(
             self.config, name=self.resume or name, job_dir=self.settings.bucket
@@ -161,21 +161,25 @@ class Submission:
         settings = self.settings
         service = service or JobService(settings.project, settings.region)
         bucket = bucket or Bucket(settings.bucket, settings.project)
-        # The run folders come first: without the bucket there is no use in asking further.
+        # The bucket comes first: without it there is no use in asking further. It alone knows of
+        # jobs in other regions.
         numbered = f"{stem_of(self.config.name)}_"
-        taken = [*bucket.runs(numbered), *service.names(numbered)]
+        taken = [*bucket.runs(numbered), *bucket.configs(numbered), *service.names(numbered)]
         if self.resume:
             self._check_resume(service, bucket)
         name = next_name(self.config.name, taken)
-        written = bucket.put(self.files(name))
-        for file in self.files(name):
+        while not bucket.claim(self.files(name)[0]):
+            # Somebody else has just taken that name.
+            name = next_name(self.config.name, [*taken, name])
+        config, *others = self.files(name)
+        written = [config.uri, *bucket.put(others)]
+        for file in (config, *others):
             _say(console, f"{'staged' if file.uri in written else 'there is'} {file.uri}")
         resource = service.create(self.request(name))
-        job = service.get(resource)
         _say(console, f"job          {name}")
         _say(console, f"machines     {self.shape}")
         _say(console, f"run folder   {self.place(name).run}")
-        _say(console, f"console      {service.page(job)}")
+        _say(console, f"console      {service.page(resource)}")
         if wait:
             _say(console, "Ctrl-C stops watching, not the job.")
             watch(service, resource, lambda line: _say(console, line), **watching)
