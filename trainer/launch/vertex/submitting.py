@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from trainer.config import JobConfig, UserError
 from trainer.data.files import is_remote
 from trainer.launch.vertex import package, request
+from trainer.launch.vertex.extras import extras_of
 from trainer.launch.vertex.naming import next_name, stem_of
 from trainer.launch.vertex.package import Package
 from trainer.launch.vertex.request import Place
@@ -77,7 +78,10 @@ class Submission:
         fitted = machines.fit(config)
         built = None
         if not settings.image:
-            built = package.build(fitted, _extras(fitted, settings, machines))
+            extras = settings.extras
+            if extras is None:
+                extras = extras_of(fitted, gpu=machines.gpus > 0)
+            built = package.build(fitted, extras)
         return cls(fitted, settings, machines, built, resume)
 
     def place(self, name: str) -> Place:
@@ -227,16 +231,27 @@ def check_places(config: JobConfig) -> None:
                 "no data path is set: copy the data to the bucket, and set "
                 "MILDNET_DATA_PATH=gs://bucket/folder, or give --data-path"
             )
+        where = f"{_at(config, 'data_path')}data_path={place}"
+        if is_remote(place) and not _elsewhere(place) and not place.startswith("file:"):
+            raise UserError(
+                f"{where} is an address that a job can't read; copy the data to the bucket, and "
+                "give --data-path gs://..."
+            )
         if not _elsewhere(place):
             raise UserError(
-                f"{_at(config, 'data_path')}data_path={place} is a place on this machine, which "
+                f"{where} is a place on this machine, which "
                 "a remote job does not see; copy the data to the bucket "
                 f"(gcloud storage cp -r {place} gs://bucket/data), and give --data-path gs://..."
             )
     for key, value in _local_files(config):
+        if is_remote(value) and not value.startswith("file:"):
+            raise UserError(
+                f"{_at(config, key)}{key}={value} is an address that a job can't read there; copy "
+                f"the file to the bucket, and give {_form(key)}"
+            )
         raise UserError(
             f"{_at(config, key)}{key}={value} is a file on this machine, which a remote job does "
-            "not see; copy it to the bucket, and give its gs:// address"
+            f"not see; copy it to the bucket, and give {_form(key)}"
         )
 
 
@@ -244,35 +259,31 @@ def _local_files(config: JobConfig) -> Iterator[tuple[str, str]]:
     if config.init_from and not _elsewhere(config.init_from):
         yield "init_from", config.init_from
     for key, value in config.to_dict().items():
-        if key in _NO_FILES or not isinstance(value, str) or _elsewhere(value):
+        if key in _NO_FILES or not isinstance(value, str):
+            continue
+        named = key.startswith("model.") and value.lower().endswith(_FILES)
+        # A net's own weights are read as a file of the machine, which a mounted bucket has.
+        if value.startswith("/gcs/") or (_elsewhere(value) and not named):
             continue
         # What the data sets name is below the data path, unless it is a whole path.
         if key in _IN_DATA or key.startswith("dataset."):
             local = os.path.isabs(value)
         else:
-            named = key.startswith("model.") and value.lower().endswith(_FILES)
             local = named or (os.sep in value and os.path.exists(value))
-        if local:
+        if local or value.startswith("file:"):
             yield key, value
 
 
 def _elsewhere(path: str) -> bool:
-    return is_remote(path) or path.startswith("/gcs/")
+    return path.startswith(("gs://", "/gcs/"))
+
+
+def _form(key: str) -> str:
+    return "its path /gcs/bucket/..." if key.startswith("model.") else "its gs:// address"
 
 
 def _at(config: JobConfig, key: str) -> str:
     return f"{config.origins[key]}: " if key in config.origins else ""
-
-
-def _extras(config: JobConfig, settings: VertexSettings, shape: Shape) -> Sequence[str]:
-    """Return the extras of the settings, else those without which the job would end."""
-    if settings.extras is not None:
-        return settings.extras
-    chosen = ["gpu" if shape.gpus else "cpu"]
-    # Trackers and indexes with packages of their own are called as their extras are.
-    own = ("wandb", "hyperdash", "annoy", "milvus")
-    chosen += [name for name in (*config.trackers, config.index) if name in own]
-    return chosen
 
 
 def _say(console: Console, text: str) -> None:
