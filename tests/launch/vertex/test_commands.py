@@ -117,8 +117,9 @@ def test_logs(vertex: VertexServer, run: Run):
     assert [line.split()[-1] for line in shown] == ["help"]
     # The server's clock is at another time than this machine's.
     vertex.write(name, "now", at=datetime.datetime.now(datetime.UTC))
-    shown = run("logs", "shop_1", "--since", "30m").output.splitlines()
-    assert [line.split()[-1] for line in shown] == ["now"]
+    for since in ("30m", "50s"):
+        shown = run("logs", "shop_1", "--since", since).output.splitlines()
+        assert [line.split()[-1] for line in shown] == ["now"]
 
 
 def test_logs_to_the_end(vertex: VertexServer, run: Run):
@@ -164,6 +165,7 @@ def test_a_wrong_name_cancels_nothing(vertex: VertexServer, run: Run):
         (["list"], {"MILDNET_REGION": "europe"}, "error: environment variable MILDNET_REGION=euro"),
         (["list", "--region", "europe-west4-a"], {}, "error: --region europe-west4-a: a zone, and"),
         (["logs", "x", "--since", "now"], {}, "error: --since now: not a time; write it like 45m"),
+        (["logs", "x", "--since", "999999d"], {}, "error: --since 999999d: longer than a year ("),
         (["show", "x"], {}, "error: no job 'x' in project my-shop, europe-west4: `mildnet jobs"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_library_that_is_neither(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_extra_that_does_not_exist():
-    with pytest.raises(UserError, match=r"^MILDNET_EXTRAS: no extra 'wandbb'; did you mean 'wan"):
+    with pytest.raises(UserError, match=r"^extras: no extra 'wandbb'; did you mean 'wan"):
         package.build(config(), ("wandbb",))
 
 

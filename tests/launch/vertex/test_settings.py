@@ -134,6 +134,11 @@ def test_every_setting_has_an_effect():
         ("timeout", "30m2h", "not a time"),
         ("timeout", "-1h", "not a time"),
         ("timeout", "0h", "a job needs a minute at least"),
+        ("timeout", "59s", "a job needs a minute at least"),
+        ("timeout", "366d", "longer than a year (365d)"),
+        ("timeout", "999999999d", "longer than a year (365d)"),
+        ("timeout", "9" * 20 + "d", "not a time; write it like 45m, 2h30m or 3d"),
+        ("timeout", "٣h", "not a time"),
         ("tensorboard", "mine", "not a TensorBoard; give its number, or projects/my-shop/"),
         (
             "tensorboard",
@@ -153,17 +158,26 @@ def test_every_setting_has_an_effect():
             "us-docker.pkg.dev/vertex-ai/training/tf-tpu.2-15.cp310:latest",
             "it has Python 3.10",
         ),
+        ("base_image", "python:3.10-slim", "it has Python 3.10, and mildnet needs 3.11 or later"),
+        ("base_image", "docker.io/library/python:3.9.18", "it has Python 3.9"),
+        ("base_image", "python:2", "it has Python 2, and"),
         ("extras", "cpu gpu", "'cpu gpu' is no name of an extra"),
         ("env", "KEY=value", "'KEY=value' is no name of a variable; values are taken from here"),
         ("env", "NOT_THERE", "the variable NOT_THERE is not set here"),
+        ("env", "AIP_MODEL_DIR", "the variable AIP_MODEL_DIR is Vertex AI's own"),
+        ("env", "TZ,CLOUD_ML_JOB_ID", "the variable CLOUD_ML_JOB_ID is Vertex AI's own"),
+        ("env", "TF_CONFIG", "the variable TF_CONFIG is Vertex AI's own, which sets it in each"),
+        ("env", "CLUSTER_SPEC", "the variable CLUSTER_SPEC is Vertex AI's own"),
         ("env", ",".join(f"V{n}" for n in range(101)), "101 variables; 100 are allowed"),
     ],
 )
 def test_what_is_refused(name: str, text: str, said: str):
     option = "label" if name == "labels" else name.replace("_", "-")
-    assert refused(options={name: text}).startswith(f"--{option} {text}: ")
-    assert said in refused(options={name: text})
-    message = refused(options={name: None}, file={name.upper(): text})
+    there = {"TZ": "UTC", "AIP_MODEL_DIR": "x", "CLOUD_ML_JOB_ID": "1", "TF_CONFIG": "{}"}
+    message = refused(options={name: text}, environment=there)
+    assert message.startswith(f"--{option} {text}: ")
+    assert said in message
+    message = refused(options={name: None}, file={name.upper(): text}, environment=there)
     assert message.startswith(f"settings.cfg:1: MILDNET_{name.upper()}={text}: ")
 
 
@@ -183,6 +197,24 @@ def test_one_image_is_enough():
     assert said.startswith(
         "settings.cfg:1: MILDNET_BASE_IMAGE=python:3.12 does not go with --image a/b:1: "
     )
+    said = refused(options={"extras": "cpu,mat"}, file={"IMAGE": "a/b:1"})
+    assert said == (
+        "--extras cpu,mat does not go with settings.cfg:1: MILDNET_IMAGE=a/b:1: an image with "
+        "mildnet in it needs no extras installed; leave one of the two out"
+    )
+
+
+def test_a_key_of_the_settings_is_passed_on(tmp_path):
+    path = tmp_path / "settings.cfg"
+    path.write_text("HYPERDASH_KEY=secret\n")
+    settings = VertexSettings.load(
+        {**NEEDED, "env": "HYPERDASH_KEY"}, Settings.load(path, {}), {"OTHER": "x"}
+    )
+    assert settings.environment == {"HYPERDASH_KEY": "secret"}
+    assert "secret" not in repr(settings)
+    both = Settings.load(path, {"HYPERDASH_KEY": "newer"})
+    found = VertexSettings.load({**NEEDED, "env": "HYPERDASH_KEY"}, both, {"HYPERDASH_KEY": ""})
+    assert found.environment == {"HYPERDASH_KEY": "newer"}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +232,8 @@ def test_places(text: str, place: str):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("45m", 2700), ("2h30m", 9000), ("2h 30m", 9000), ("3d", 259200)]
+    ("text", "count"),
+    [("30s", 30), ("45m", 2700), ("2h30m", 9000), ("2h 30m", 9000), ("365d", 365 * 86400)],
 )
 def test_times(text: str, count: int):
     assert seconds(text) == count
@@ -211,6 +244,9 @@ def test_times(text: str, count: int):
     [
         "mildnet",
         "python:3.11-slim",
+        "python:3-slim",
+        "python:latest",
+        "my/python:3.12",
         "europe-west4-docker.pkg.dev/my-shop/images/mildnet:2026-01-01",
         "localhost:5000/a/b@sha256:" + "0" * 64,
         "us-docker.pkg.dev/vertex-ai/training/tf-gpu.2-19.py311:latest",

@@ -370,6 +370,7 @@ def test_a_dry_run_prints_the_exact_request(job: str, monkeypatch: pytest.Monkey
         (["--set", "train.strategy=tpu"], "error: --set: train.strategy=tpu does not go with"),
         (["--data-path", "tops"], "error: --set: data_path=tops is a place on this machine"),
         (["--resume", "a/b"], "error: --resume a/b: give the name of a job, such as shop_1"),
+        (["--resume", ".."], "error: --resume ..: give the name of a job, such as shop_1"),
         (["--tensorboard", "5"], "error: --tensorboard 5: writing to a TensorBoard of Vertex AI"),
     ],
 )

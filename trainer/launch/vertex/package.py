@@ -114,7 +114,7 @@ def build(config: JobConfig, extras: Sequence[str] = ()) -> Package:
     metadata = _checkout_metadata() if checkout() else _installed_metadata()
     for name in extras:
         if name not in metadata.extras:
-            raise UserError(f"MILDNET_EXTRAS: no extra {name!r}{nearest(name, metadata.extras)}")
+            raise UserError(f"extras: no extra {name!r}{nearest(name, metadata.extras)}")
     requires = [*metadata.requires, *(r for name in extras for r in metadata.extras[name])]
     own = user_code(config)
     versions = PACKAGE.parent / CONSTRAINTS

@@ -16,6 +16,10 @@ T = TypeVar("T")
 MOST_LABELS, LONGEST_LABEL = 64, 63
 #: Environment variables of a job, at most.
 MOST_VARIABLES = 100
+#: Variables that the service sets itself.
+_OF_SERVICE = re.compile(r"(AIP|CLOUD_ML)_\w+|TF_CONFIG|CLUSTER_SPEC")
+#: Seconds that a time may be, at most; Vertex AI's own limits are below it.
+LONGEST = 365 * 86400
 #: Without an image with mildnet in it, the package and TensorFlow are installed in this one.
 BASE_IMAGE = "python:3.11-slim"
 
@@ -68,7 +72,8 @@ class VertexSettings:
             options: of a command, which win: by the setting's name without `MILDNET_`, in lower
                 case (`region`, `service_account`, ...). None and "" count as not given.
             settings: default :meth:`trainer.config.Settings.load`.
-            environment: where the variables that `MILDNET_ENV` names are; default `os.environ`.
+            environment: where the variables that `MILDNET_ENV` names are, besides the settings;
+                default `os.environ`.
 
         Raises:
             UserError: one is missing or wrong, with the place it comes from.
@@ -85,12 +90,15 @@ class VertexSettings:
                 "service account; set MILDNET_SERVICE_ACCOUNT, or give --service-account"
             )
         image = given.take("image", _image, "")
-        if image and given.text("base_image"):
-            raise UserError(
-                f"{given.where('base_image')} does not go with {given.where('image')}: an image "
-                "with mildnet in it needs no other; leave one of the two out"
-            )
+        for name, needs in (("base_image", "no other"), ("extras", "no extras installed")):
+            if image and given.text(name):
+                raise UserError(
+                    f"{given.where(name)} does not go with {given.where('image')}: an image with "
+                    f"mildnet in it needs {needs}; leave one of the two out"
+                )
         variables = os.environ if environment is None else environment
+        # A key may be in the file of settings as well as in the environment.
+        variables = {**variables, **given.settings.values}
         return cls(
             project,
             region,
@@ -98,7 +106,7 @@ class VertexSettings:
             account,
             given.labels(),
             given.take("spot", _yes, False),
-            given.take("timeout", seconds, None),
+            given.take("timeout", _timeout, None),
             tensorboard,
             image,
             given.take("base_image", _image, BASE_IMAGE),
@@ -297,16 +305,24 @@ def seconds(text: str) -> int:
     """Return the seconds of a time such as `2h30m`, `3d` or `90m`.
 
     Raises:
-        ValueError: it has another form, or is no time at all.
+        ValueError: it has another form, or is longer than a year.
     """
-    match = re.fullmatch(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m)?\s*(?:(\d+)s)?", text.strip())
+    words = r"\s*".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _UNITS)
+    match = re.fullmatch(words, text.strip(), re.ASCII)
     if not match or not any(match.groups()):
         unit = f"; {text}s or {text}m?" if text.isdigit() else ""
         raise ValueError(f"not a time; write it like 45m, 2h30m or 3d{unit}")
     total = sum(int(n or 0) * unit for n, unit in zip(match.groups(), _UNITS.values(), strict=True))
-    if total < 60:
-        raise ValueError("a job needs a minute at least")
+    if total > LONGEST:
+        raise ValueError(f"longer than a year ({LONGEST // 86400}d)")
     return total
+
+
+def _timeout(text: str) -> int:
+    found = seconds(text)
+    if found < 60:
+        raise ValueError("a job needs a minute at least")
+    return found
 
 
 def _tensorboard(text: str, project: str, region: str) -> str:
@@ -331,11 +347,13 @@ def _image(text: str) -> str:
         raise ValueError(
             "not the name of an image, such as europe-west4-docker.pkg.dev/my-shop/images/mildnet:1"
         )
-    version = re.search(r"vertex-ai/training/\S*\.[cp][py]3(\d+)(?=[:@]|$)", text)
-    if version and int(version[1]) < 11:
+    # Images of the service say it in their name, Python's own in the tag.
+    version = re.search(r"vertex-ai/training/\S*\.[cp][py](3)(\d+)(?=[:@]|$)", text)
+    version = version or re.search(r"(?:^|/)python:(\d+)(?:\.(\d+))?(?![\d])", text)
+    if version and (int(version[1]), int(version[2] or 99)) < (3, 11):
         raise ValueError(
-            f"it has Python 3.{version[1]}, and mildnet needs 3.11 or later; make an image with "
-            "the Dockerfile, or leave this out"
+            f"it has Python {'.'.join(filter(None, version.groups()))}, and mildnet needs 3.11 or "
+            "later; make an image with the Dockerfile, or leave this out"
         )
     return text
 
@@ -355,6 +373,8 @@ def _variables(text: str, environment: Mapping[str, str]) -> dict[str, str]:
     for name in names:
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             raise ValueError(f"{name!r} is no name of a variable; values are taken from here")
+        if _OF_SERVICE.fullmatch(name):
+            raise ValueError(f"the variable {name} is Vertex AI's own, which sets it in each job")
         if name not in environment:
             raise ValueError(f"the variable {name} is not set here")
     return {name: environment[name] for name in names}

@@ -69,7 +69,7 @@ class Submission:
         """
         machines = Shape.load(shape_name(config, shape))
         request.check(settings, machines)
-        if "/" in resume:
+        if "/" in resume or resume in (".", ".."):
             raise UserError(f"--resume {resume}: give the name of a job, such as {config.name}_1")
         check_places(config)
         if config.dataset == "synthetic":
@@ -78,10 +78,9 @@ class Submission:
         fitted = machines.fit(config)
         built = None
         if not settings.image:
-            extras = settings.extras
-            if extras is None:
-                extras = extras_of(fitted, gpu=machines.gpus > 0)
-            built = package.build(fitted, extras)
+            chosen = settings.extras
+            needed = extras_of(fitted, gpu=machines.gpus > 0)
+            built = package.build(fitted, needed if chosen is None else chosen)
         return cls(fitted, settings, machines, built, resume)
 
     def place(self, name: str) -> Place:
