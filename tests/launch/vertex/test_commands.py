@@ -150,6 +150,35 @@ def test_cancel(vertex: VertexServer, run: Run):
     assert (done.exit_code, done.output) == (2, told)
 
 
+def test_one_that_has_ended_leaves_none_running(vertex: VertexServer, run: Run):
+    vertex.add("shop_1", "FAILED")
+    vertex.add("shop_2")
+    vertex.add("shop_3", "SUCCEEDED")
+    vertex.add("shop_4")
+    done = run("cancel", "shop_1", "shop_2", "shop_3", "shop_4", "--wait")
+    assert done.exit_code == 2
+    first, second, *waited, last = done.output.splitlines()
+    assert (first, second) == ("shop_2: cancelling", "shop_4: cancelling")
+    ended = [line.split()[0] for line in waited if line.endswith("cancelled")]
+    assert ended == ["shop_2", "shop_4"]
+    assert last == (
+        "error: job shop_1 has ended already: failed; job shop_3 has ended already: succeeded"
+    )
+
+
+def test_a_resource_name_says_where_its_job_is(
+    vertex: VertexServer, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    name = vertex.add("shop_1").replace(vertex.number, vertex.project)
+    vertex.write(name, "here")
+    monkeypatch.setenv("MILDNET_PROJECT", "other-shop")
+    monkeypatch.setenv("MILDNET_REGION", "us-east1")
+    assert run("logs", name).output.endswith("  here\n")
+    assert f"?project={vertex.project}\n" in run("show", name).output
+    told = run("show", name, "--region", "us-east1").output
+    assert told == f"error: that job is in {vertex.region}: add --region {vertex.region}\n"
+
+
 def test_a_wrong_name_cancels_nothing(vertex: VertexServer, run: Run):
     vertex.add("shop_1")
     done = run("cancel", "shop_1", "shop_7")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,7 +87,7 @@ def show(
     from trainer.data.files import write_json
     from trainer.launch.vertex.showing import show_job
 
-    service = _connect(project, region)
+    service = _connect(project, region, name)
     found = service.find(name)
     show_job(found, service, plain())
     if json_file is not None:
@@ -117,7 +118,7 @@ def logs(
     from trainer.launch.vertex.watching import job_logs, watch
 
     start = _ago(since) if since else None
-    service = _connect(project, region)
+    service = _connect(project, region, name)
     found = service.find(name)
     console = plain()
 
@@ -144,22 +145,32 @@ def cancel(
     """Stop jobs. `mildnet submit --resume JOB` goes on with such a job from its last checkpoint."""
     service = _connect(project, region)
     console = plain()
-    # A name that is wrong stops nothing.
-    found = [service.find(name) for name in names]
-    for job in found:
-        console.print(f"{job.name}: {service.cancel(job.resource).state}", soft_wrap=True)
-    for job in found if wait else ():
+    # A name that is wrong stops nothing; a job that has ended is no reason to leave others running.
+    asked, refused = [], []
+    for job in [service.find(name) for name in names]:
+        try:
+            console.print(f"{job.name}: {service.cancel(job.resource).state}", soft_wrap=True)
+            asked.append(job)
+        except UserError as error:
+            refused.append(str(error))
+    for job in asked if wait else ():
         _wait_for(job, service, console)
+    if refused:
+        raise UserError("; ".join(refused))
 
 
 def _wait_for(job: Job, service: JobService, console: Console) -> None:
     service.wait(job.resource, lambda line: console.print(f"{job.name}  {line}", soft_wrap=True))
 
 
-def _connect(project: str | None, region: str | None) -> JobService:
+def _connect(project: str | None, region: str | None, name: str = "") -> JobService:
     from trainer.launch.vertex.jobs import JobService
     from trainer.launch.vertex.settings import project_and_region
 
+    # A resource name says itself where the job is, and so where its log is.
+    place = re.match(r"projects/([^/]+)/locations/([^/]+)/", name)
+    if place:
+        project, region = project or place[1], region or place[2]
     return JobService(*project_and_region({"project": project, "region": region}))
 
 
