@@ -59,7 +59,8 @@ def execute(
     """
     console = Console()
     remote = remote or bool(shape)
-    _check(local, remote, here=fresh or run_dir is not None)
+    here = fresh or run_dir is not None
+    _check(local, remote, here=here, wait=wait)
     if list_configs:
         picker.show_choices(picker.find_configs(picker.configs_folder()), console)
         return
@@ -77,9 +78,10 @@ def execute(
         console.print("Nothing was run.")
         return
     if picked.shape:
-        _check(local, True, here=fresh or run_dir is not None)
+        _check(local, True, here=here, wait=wait)
         _submit(picked, wait=wait, dry_run=dry_run)
         return
+    _check(True, False, here=here, wait=wait)
     from trainer.launch import job  # not needed to list and choose, which should be quick
 
     if dry_run:
@@ -88,7 +90,9 @@ def execute(
         summary.run_and_show(picked.config, fresh=fresh, yes=yes, run_dir=run_dir)
 
 
-def _check(local: bool, remote: bool, *, here: bool) -> None:
+def _check(local: bool, remote: bool, *, here: bool, wait: bool) -> None:
+    if local and not wait:
+        raise UserError("--no-wait is of remote jobs, and this one runs here; leave it out")
     if local and remote:
         raise UserError("--local does not go with --remote or --shape; leave one of them out")
     if remote and here:

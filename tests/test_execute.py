@@ -118,6 +118,8 @@ def test_dry_run_of_a_remote_job(sent: list, runs: list):
     [
         (["--local", "--remote"], "error: --local does not go with --remote or --shape"),
         (["--local", "--shape", "cpu"], "error: --local does not go with --remote or --shape"),
+        (["--local", "--no-wait"], "error: --no-wait is of remote jobs, and this one runs here"),
+        (["--no-wait"], "error: --no-wait is of remote jobs, and this one runs here; leave it"),
         (["--remote", "--fresh"], "error: --fresh and --run-dir are of jobs on this machine"),
         (["--remote", "--run-dir", "x"], "error: --fresh and --run-dir are of jobs on this mach"),
         (["--remote"], "error: no machines are named; give --shape, one of cpu, four_gpus"),

@@ -125,6 +125,14 @@ def test_a_shape_is_found_by_path_and_by_name(write):
         ({"machineType": "n1-standard-8", "acceleratorCount": 1}, "go together; set both"),
         ({"machineType": "n1-standard-8", "acceleratorType": "NVIDIA_L4"}, "set both"),
         ({**T4, "acceleratorType": "NVIDIA_L4"}, "n1-standard-8 takes no NVIDIA_L4"),
+        ({**T4, "machineType": "n1-standard-96"}, "n1-standard-96 is too large for 1 NVIDIA_TESLA"),
+        (
+            {**T4, "machineType": "n1-highmem-64", "acceleratorCount": 2},
+            "too large for 2 NVIDIA_TESLA_T4, which take 48 CPUs at most; take a smaller machine",
+        ),
+        ({"machineType": "n1-standard-7"}, "there is no n1-standard-7; sizes are 1, 2, 4, 8, 16"),
+        ({"machineType": "g2-standard-7"}, "there is no g2-standard-7; sizes are 4, 8, 12, 16"),
+        ({"machineType": "a2-highgpu-3g"}, "there is no a2-highgpu-3g; sizes are 1, 2, 4, 8"),
         ({"machineType": "a2-highgpu-2g"}, "a2-highgpu-2g comes with acceleratorType NVIDIA_TESLA"),
         (
             {**T4, "machineType": "g2-standard-48"},
@@ -243,6 +251,9 @@ def test_devices_and_batches_that_do_not_fit():
     with pytest.raises(UserError, match="batch_size=30 can't be divided evenly among the 4 devi"):
         four.fit(config("batch_size=30"))
     assert four.fit(config("batch_size=30", "train.devices=2")).training.devices == 2
+    for name in ("four_machines", "tpu_v5e"):
+        with pytest.raises(UserError, match=r"^--set: train\.devices=1 has no effect on .*out$"):
+            Shape.load(name).fit(config("train.devices=1"))
     with pytest.raises(UserError, match=r"batch_size=30 .* the 4 devices .* a multiple of 4$"):
         Shape.load("four_machines").fit(config("batch_size=30"))
 

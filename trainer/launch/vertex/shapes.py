@@ -43,15 +43,17 @@ GPUS = (
 )
 TPUS = ("TPU_V2", "TPU_V3")
 
-#: Machine types that come with GPUs: a pattern, the GPU, and the number, or where it stands.
-_BUILT_IN: tuple[tuple[str, str, Mapping[str, int] | int], ...] = (
-    (r"a2-(?:high|mega)gpu-(\d+)g", "NVIDIA_TESLA_A100", 1),
-    (r"a2-ultragpu-(\d+)g", "NVIDIA_A100_80GB", 1),
-    (r"a3-highgpu-(\d+)g", "NVIDIA_H100_80GB", 1),
-    (r"a3-megagpu-(\d+)g", "NVIDIA_H100_MEGA_80GB", 1),
-    (r"a3-ultragpu-(\d+)g", "NVIDIA_H200_141GB", 1),
-    (r"a4-highgpu-(\d+)g", "NVIDIA_B200", 1),
-    (r"a4x-highgpu-(\d+)g", "NVIDIA_GB200", 1),
+_EACH = {"1": 1, "2": 2, "4": 4, "8": 8}
+#: Machine types that come with GPUs: a pattern, the GPU, and the number by the size that it names.
+_BUILT_IN: tuple[tuple[str, str, Mapping[str, int]], ...] = (
+    (r"a2-highgpu-(\d+)g", "NVIDIA_TESLA_A100", _EACH),
+    (r"a2-megagpu-(\d+)g", "NVIDIA_TESLA_A100", {"16": 16}),
+    (r"a2-ultragpu-(\d+)g", "NVIDIA_A100_80GB", _EACH),
+    (r"a3-highgpu-(\d+)g", "NVIDIA_H100_80GB", _EACH),
+    (r"a3-megagpu-(\d+)g", "NVIDIA_H100_MEGA_80GB", _EACH),
+    (r"a3-ultragpu-(\d+)g", "NVIDIA_H200_141GB", _EACH),
+    (r"a4-highgpu-(\d+)g", "NVIDIA_B200", _EACH),
+    (r"a4x-highgpu-(\d+)g", "NVIDIA_GB200", _EACH),
     (
         r"g2-standard-(\d+)",
         "NVIDIA_L4",
@@ -59,13 +61,15 @@ _BUILT_IN: tuple[tuple[str, str, Mapping[str, int] | int], ...] = (
     ),
     (r"g4-standard-(\d+)", "NVIDIA_RTX_PRO_6000", {"48": 1, "96": 2, "192": 4, "384": 8}),
 )
-#: GPUs that are attached to n1 machines, and how many of them may be.
+#: GPUs that are attached to n1 machines: how many, and of a machine of how many CPUs at most.
 _ATTACHED = {
-    "NVIDIA_TESLA_P4": (1, 2, 4),
-    "NVIDIA_TESLA_P100": (1, 2, 4),
-    "NVIDIA_TESLA_T4": (1, 2, 4),
-    "NVIDIA_TESLA_V100": (1, 2, 4, 8),
+    "NVIDIA_TESLA_P4": {1: 24, 2: 48, 4: 96},
+    "NVIDIA_TESLA_P100": {1: 16, 2: 32, 4: 96},
+    "NVIDIA_TESLA_T4": {1: 48, 2: 48, 4: 96},
+    "NVIDIA_TESLA_V100": {1: 12, 2: 24, 4: 48, 8: 96},
 }
+#: CPUs that n1 machines have.
+_N1 = ("1", "2", "4", "8", "16", "32", "64", "96")
 #: Chips of one machine, by the end of a machine type of TPU v5e or v6e, and its own topology.
 _TPU_MACHINE = re.compile(r"(?:ct5lp-hightpu|ct6e-standard)-(1|4|8)t")
 _ONE_MACHINE = {1: "1x1", 4: "2x2", 8: "2x4"}
@@ -202,7 +206,12 @@ class Shape:
                 f"{at}train.strategy={asked} does not go with {self.path} ({self}), which takes "
                 f"train.strategy={self.strategy}; leave it out, or choose another shape"
             )
-        if self.strategy in ("one", "mirrored") and training.devices is not None:
+        if self.strategy in ("multiworker", "tpu") and training.devices is not None:
+            raise UserError(
+                f"{_at(config, 'train.devices')}train.devices={training.devices} has no effect on "
+                f"{self.path} ({self}), all of which is used; leave it out"
+            )
+        if training.devices is not None:
             there = max(self.gpus, 1)
             if training.devices > there:
                 raise UserError(
@@ -360,13 +369,18 @@ def _check_machine(pool: Pool, where: str) -> None:
         match = re.fullmatch(pattern, machine)
         if not match:
             continue
-        number = int(match[1]) if isinstance(counts, int) else counts.get(match[1])
-        if number is not None and (pool.accelerator, pool.accelerators) != (gpu, number):
+        number = counts.get(match[1])
+        if number is None:
+            raise UserError(f"{where}: there is no {machine}; sizes are {', '.join(counts)}")
+        if (pool.accelerator, pool.accelerators) != (gpu, number):
             raise UserError(
                 f"{where}: {machine} comes with acceleratorType {gpu} and acceleratorCount "
                 f"{number}; set just these"
             )
         return
+    n1 = re.fullmatch(r"n1-(?:standard|highmem|highcpu)-(\d+)", machine)
+    if n1 and n1[1] not in _N1:
+        raise UserError(f"{where}: there is no {machine}; sizes are {', '.join(_N1)}")
     if not pool.accelerator:
         return
     if pool.accelerator not in _ATTACHED:
@@ -378,6 +392,12 @@ def _check_machine(pool: Pool, where: str) -> None:
         raise UserError(
             f"{where}: acceleratorCount is {pool.accelerators}; of {pool.accelerator} a machine "
             f"takes {allowed}"
+        )
+    most = _ATTACHED[pool.accelerator][pool.accelerators]
+    if n1 and int(n1[1]) > most:
+        raise UserError(
+            f"{where}: {machine} is too large for {pool.accelerators} {pool.accelerator}, which "
+            f"take {most} CPUs at most; take a smaller machine, or more of them"
         )
 
 
