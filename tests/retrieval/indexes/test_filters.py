@@ -56,6 +56,35 @@ def test_those_that_are_allowed_may_lie_far_away(kind):
         assert recall(index, items, items[:10] + np.float32(0.01), 20, far) >= LEAST.get(kind, 0.9)
 
 
+@pytest.mark.parametrize("gone", ["the other domain", "the nearest"])
+def test_a_graph_is_walked_out_of_the_region_of_a_query(gone):
+    """Pictures of the street and of the shop lie apart, but near enough for a walk among those of
+    the street to brush against some of the shop."""
+    rng = np.random.default_rng(0)
+    items, queries = street_and_shop(rng, 6000)
+    street = np.arange(len(items)) % 2 == 0
+    index = make("hnsw", m=16, ef_construction=60).build(items)
+    among = ~street
+    if gone == "the nearest":
+        scores = exact(items, queries, "cosine")
+        among = np.ones(len(items), bool)
+        among[np.argsort(-scores, axis=1)[:, :120]] = False
+    for query in queries[:, None]:
+        assert recall(index, items, query, 20, among) >= 0.8
+    assert recall(index, items, queries, 20, among) >= 0.97
+
+
+def street_and_shop(rng, count, dim=64):
+    """Pictures of products, those at even numbers of one domain, and queries of this one."""
+    products = rng.standard_normal((count // 10, dim))
+    apart = 0.4 * rng.standard_normal(dim)
+    which = rng.integers(0, len(products), count)
+    items = products[which] + 0.5 * rng.standard_normal((count, dim))
+    items[::2] += apart
+    items[1::2] -= apart
+    return items.astype(np.float32), (items[:60:2] + 0.01).astype(np.float32)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_or_none_are_allowed(kind):
     items, _ = clusters()

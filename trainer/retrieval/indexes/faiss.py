@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 POINTS_PER_CENTROID = 39
 #: Share of the nodes of a graph that removed items may hold; past it the graph is built anew.
 MOST_REMOVED = 0.25
+#: A walk along a graph that met too few items that may be found goes so many times as far.
+FURTHER = 4
+#: Nodes that such walks bring back at once.
+BLOCK = 1 << 20
 #: File beside a graph with removed items: the numbers of their nodes.
 REMOVED = "removed.npy"
 
@@ -278,28 +282,40 @@ class HNSW(_FaissIndex):
     def _filtered(
         self, queries: np.ndarray, k: int, among: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Search among some items: along the graph, or through all of them where that is less."""
+        """Search among some items: along the graph, or through all of them where that is less.
+
+        The walk comes to the nearest nodes, whether they may be found or not. Near a query there
+        may be fewer that may than elsewhere, or none: then it has to go further.
+        """
         nodes, allowed = len(self._positions), int(among.sum())
         chosen = among
         if nodes > len(self):
             chosen = np.zeros(nodes, bool)
             chosen[self._positions >= 0] = among
-        select = _selector(chosen)
-        # The walk passes nodes that may not be found: for as many that may it has to go as much
-        # further, and each step compares with the links of a node.
-        least = max(self.parameters["ef_search"], k)
-        look = least * nodes // allowed
-        exact = np.arange(len(queries))
         found = np.full((len(queries), k), -1, np.int64)
         scores = np.zeros((len(queries), k), np.float32)
-        if look * self.parameters["m"] < allowed:
-            met, values = self._found(self._index, queries, least, efSearch=look, sel=select)
-            found, scores = met[:, :k], values[:, :k]
-            # Where it met few of them, it has not come near those that are nearest.
-            exact = np.flatnonzero(met[:, -1] < 0)
-        if len(exact):
+        rows = np.arange(len(queries))
+        # As many as without a filter, and more than are asked for: the last ones of a walk are the
+        # least certain. Half of them will do, for how many there are in a place differs.
+        wanted = max(self.parameters["ef_search"], 2 * k)
+        look = wanted * nodes // allowed
+        # Each step compares with the links of a node.
+        while len(rows) and look * self.parameters["m"] < allowed:
+            lacking = []
+            for block in np.split(rows, range(BLOCK // look or 1, len(rows), BLOCK // look or 1)):
+                met, values = self._found(self._index, queries[block], look, efSearch=look)
+                good = (met >= 0) & chosen[met]
+                order = np.argsort(~good, axis=1, kind="stable")[:, :k]
+                found[block] = np.take_along_axis(met, order, axis=1)
+                scores[block] = np.take_along_axis(values, order, axis=1)
+                lacking.append(block[good.sum(axis=1) < wanted / 2])
+            rows = np.concatenate(lacking)
+            look *= FURTHER
+        if len(rows):
             storage = _faiss().downcast_index(self._index.storage)
-            found[exact], scores[exact] = self._found(storage, queries[exact], k, sel=select)
+            found[rows], scores[rows] = self._found(
+                storage, queries[rows], k, sel=_selector(chosen)
+            )
         return np.where(found >= 0, self._positions[found], -1), scores
 
     def _parameters(self, **parameters: Any) -> Any:
