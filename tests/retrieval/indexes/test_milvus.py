@@ -21,6 +21,7 @@ import pytest
 
 from tests.retrieval.indexes.test_indexes import SIMILARITIES, clusters, make
 from trainer.config import UserError, components
+from trainer.data.files import sha256
 from trainer.retrieval.indexes import load_index
 from trainer.retrieval.indexes.milvus_server import client_package
 
@@ -73,6 +74,15 @@ def same(index, items=ITEMS, names=NAMES, similarity="cosine"):
     found = index.search(ITEMS, 5)
     np.testing.assert_allclose(found.scores, truth.scores, rtol=1e-4, atol=1e-4)
     return (found.neighbours == truth.neighbours).mean() > 0.99
+
+
+def rewrite(folder, **changed):
+    """Change what an index folder says of its rows, as one who knows how would."""
+    address, meta = folder / "index.milvus", folder / "meta.json"
+    address.write_text(json.dumps(json.loads(address.read_text()) | changed))
+    told = json.loads(meta.read_text())
+    told["files"]["index.milvus"] = sha256(address)
+    meta.write_text(json.dumps(told))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -170,7 +180,9 @@ def test_a_name_is_needed_by_address():
         milvus(uri="http://127.0.0.1:19530", collection="")
 
 
-def test_a_collection_of_somebody_else_is_left_alone(uri, server):
+@pytest.fixture
+def precious(uri, server):
+    """A collection of somebody else on the server."""
     from milvus_lite import CollectionSchema, DataType, FieldSchema
 
     fields = [
@@ -178,9 +190,38 @@ def test_a_collection_of_somebody_else_is_left_alone(uri, server):
         FieldSchema(name="vec", dtype=DataType.FLOAT_VECTOR, dim=4),
     ]
     server[1].create_collection("precious", CollectionSchema(fields=fields))
+    return "precious"
+
+
+def test_a_collection_of_somebody_else_is_left_alone(uri, server, precious):
     with pytest.raises(UserError, match="a collection 'precious' of its own: choose another name"):
-        milvus(uri=uri, collection="precious").build(ITEMS)
-    assert server[1].list_collections() == ["precious"]
+        milvus(uri=uri, collection=precious).build(ITEMS)
+    assert server[1].list_collections() == [precious]
+
+
+@pytest.mark.parametrize("alias", ["shop", "shop_before"])
+def test_an_alias_of_somebody_else_is_left_alone(alias, uri, server, precious, tmp_path):
+    names = server[1].list_collections
+    index = milvus(uri=uri, collection="shop").build(ITEMS)
+    server[1].create_alias(precious, alias)
+    message = rf"an alias '{alias}' of another collection, 'precious': choose another name .*"
+    with pytest.raises(UserError, match=message):
+        index.save(tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    with pytest.raises(UserError, match=message):
+        milvus(uri=uri, collection="shop").build(ITEMS)
+    assert server[1]._aliases("default") == {alias: precious}
+    assert set(names()) == {precious, index._name}
+    index.discard()
+    assert server[1]._aliases("default") == {alias: precious}
+    assert names() == [precious]
+
+
+def test_a_file_that_names_a_collection_of_somebody_else_is_refused(uri, precious, tmp_path):
+    milvus(uri=uri).build(ITEMS).save(tmp_path / "index")
+    rewrite(tmp_path / "index", collection=precious)
+    with pytest.raises(UserError, match="precious is not a collection of this index"):
+        load_index(tmp_path / "index")
 
 
 def test_a_failed_change_or_build_leaves_the_index_as_it_was(uri, server, monkeypatch):
@@ -364,14 +405,7 @@ def test_each_part_of_the_database_is_checked(tmp_path):
         with pytest.raises(UserError, match=f"{name} is truncated or altered: build the index"):
             load_index(tmp_path / "index")
         path.write_bytes(data)
-    address = tmp_path / "index" / "index.milvus"
-    outside = json.loads(address.read_text())
-    outside["files"] = {"../../precious": next(iter(outside["files"].values()))}
-    address.write_text(json.dumps(outside))
-    from trainer.data.files import sha256
-
-    meta["files"]["index.milvus"] = sha256(address)
-    (tmp_path / "index" / "meta.json").write_text(json.dumps(meta))
+    rewrite(tmp_path / "index", files={"../../precious": kept[0]})
     with pytest.raises(UserError, match="not a file of Milvus Lite"):
         load_index(tmp_path / "index")
 

@@ -145,8 +145,9 @@ class Milvus(Index):
         server = self._at()
         if not isinstance(server, Remote):
             return
+        mine = server.call("list_aliases", self._name)["aliases"]
         for alias in self._aliases():
-            if self._meant(server, alias) == self._name:
+            if alias in mine:
                 server.call("drop_alias", alias)
         server.call("drop_collection", self._name)
         self._keep()
@@ -158,18 +159,18 @@ class Milvus(Index):
         saved is dropped: its collection, or its rows in this one.
 
         Raises:
-            UserError: an empty index, a folder that holds something else, a disk that refuses, or a
-                server that does.
+            UserError: an empty index, a folder that holds something else, an alias that is somebody
+                else's, a disk that refuses, or a server that does.
         """
-        super().save(folder)
-        self._keep()
         server = self._server
         if not isinstance(server, Remote):
+            super().save(folder)
             return
         alias, alias_before = self._aliases()
-        last = self._meant(server, alias)
+        last, oldest = self._meant(server, alias), self._meant(server, alias_before)
+        super().save(folder)
+        self._keep()
         if last != self._name:
-            oldest = self._meant(server, alias_before)
             if last is not None:
                 self._mean(server, alias_before, last, oldest)
             self._mean(server, alias, self._name, last)
@@ -183,15 +184,24 @@ class Milvus(Index):
         return self.parameters["collection"], f"{self.parameters['collection']}_before"
 
     def _meant(self, server: Server, alias: str) -> str | None:
-        """Return the collection that an alias stands for, None if there is no such alias."""
+        """Return the collection that an alias stands for, None if there is no such alias.
+
+        Raises:
+            UserError: it is a collection, or an alias, of somebody else.
+        """
         if not server.has(alias):
             return None
-        if alias not in server.call("list_aliases")["aliases"]:
-            raise UserError(
-                f"{server.name} has a collection {alias!r} of its own: choose another name for "
-                "index.collection"
-            )
-        return str(server.call("describe_alias", alias)["collection_name"])
+        what = f"a collection {alias!r} of its own"
+        if alias in server.call("list_aliases")["aliases"]:
+            name = str(server.call("describe_alias", alias)["collection_name"])
+            if self._named_here(name):
+                return name
+            what = f"an alias {alias!r} of another collection, {name!r}"
+        raise UserError(f"{server.name} has {what}: choose another name for index.collection")
+
+    def _named_here(self, name: str) -> bool:
+        """Return whether a collection has a name that builds of this index give."""
+        return re.fullmatch(f"{self.parameters['collection']}_[0-9a-f]{{12}}", name) is not None
 
     def _mean(self, server: Server, alias: str, name: str, meant: str | None) -> None:
         """Let an alias stand for a collection, where it has `meant` another till now."""
@@ -445,6 +455,8 @@ class Milvus(Index):
                 place(path.with_name(kept), lite.data / name)
         elif "files" in address:
             raise UserError(f"{path.parent} holds its vectors itself: uri cannot be changed")
+        elif not self._named_here(self._name):  # which could be changed, or dropped
+            raise ValueError(f"{self._name} is not a collection of this index")
         server = self._at()
         if not server.has(self._name):
             raise UserError(
