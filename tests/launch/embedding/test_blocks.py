@@ -59,6 +59,13 @@ def test_blocks_are_dropped_and_cleared(tmp_path: Path) -> None:
         blocks.write(block(begin, begin + 8))
     blocks.drop(blocks.places()[:1])
     assert [place.begin for place in blocks.places()] == [8]
+    # An earlier attempt does not come back in place of one that is dropped.
+    for faults in ({9: "timeout", 10: "timeout"}, {9: "timeout"}):
+        blocks.write(block(8, 16, faults))
+    blocks.drop(blocks.places())
+    assert blocks.places() == []
     (tmp_path / "blocks" / "plan.json").write_text("{}")
+    (tmp_path / "blocks" / "scratch").mkdir()
+    (tmp_path / "blocks" / "scratch" / "embeddings.npy").write_text("")
     blocks.clear()
     assert list(tmp_path.iterdir()) == []

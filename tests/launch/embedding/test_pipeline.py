@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from tests.launch.embedding.commands import done, refused
 from tests.launch.embedding.conftest import BATCH, Catalogue, contents, loaded
+from trainer.config import UserError
+from trainer.launch.embedding import pipeline
 from trainer.launch.embedding.blocks import Blocks
 from trainer.launch.embedding.pipeline import EmbedBlocks, read_task, write_tasks
 from trainer.launch.embedding.plan import Plan
@@ -58,6 +61,33 @@ def test_tasks_carry_the_rows_of_their_blocks(catalogue: Catalogue, tmp_path: Pa
         read = read_task(path, task)
         assert read.path.tolist() == items.path[rows].tolist()
         np.testing.assert_array_equal(read.box, items.box[rows])
+    # A worker of an earlier start, whose file was replaced by one of other rows.
+    write_tasks(path, items, [(4, 8)])
+    with pytest.raises(UserError, match="tasks.jsonl does not hold rows 0 to 4"):
+        read_task(path, tasks[0])
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_each_start_has_a_file_of_its_own(
+    run: Path, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers go on when who started them is lost, and may read theirs after the next start."""
+    shop, to = catalogue(20), tmp_path / "a"
+    monkeypatch.setattr(pipeline, "run", lambda flags, build: None)
+    for _ in range(2):
+        line = refused("embed", run, "--items", shop, "--to", to, "--beam")
+        assert "rows 0 and on are missing" in line
+    assert len(list(to.glob("blocks/tasks-*.jsonl"))) == 2
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_too_many_bad_pictures_are_told_as_such(
+    run: Path, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    shop, to = catalogue(40, bad=[1, 30]), tmp_path / "a"
+    words = ("embed", run, "--items", shop, "--to", to, "--snapshot", 8, "--beam")
+    assert "2 pictures and rows cannot be used" in refused(*words)
+    assert len(list(to.glob("blocks/rows-*"))) == 5
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -77,6 +107,9 @@ def test_a_task_that_runs_twice_does_no_harm(
         found.append(contents(folder))
     assert found[0] == found[1]
     assert len(found[0]) == 1
+    other = dataclasses.replace(plan, model="another")
+    with pytest.raises(UserError, match="is another model than when this was begun"):
+        EmbedBlocks(path, str(folder), model, other).setup()
 
 
 def test_workers_may_be_processes(run: Path, catalogue: Catalogue, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import uuid
@@ -16,8 +17,11 @@ from tests.launch.embedding.commands import done, refused
 from tests.launch.embedding.conftest import Catalogue, contents, loaded, write_run
 from trainer.config import UserError
 from trainer.data.files import locked
-from trainer.launch.embedding.blocks import Blocks
+from trainer.launch.embedding import walk
+from trainer.launch.embedding.blocks import Block, Blocks
+from trainer.launch.embedding.folder import ShardFolder
 from trainer.launch.embedding.pictures import PictureEmbedder
+from trainer.launch.embedding.walk import Work
 from trainer.launch.searching import embed_items, read_catalogue
 from trainer.retrieval.embedding_cache import picture_keys
 from trainer.retrieval.embeddings_folder import read_embeddings_folder
@@ -143,6 +147,49 @@ def test_a_stop_in_the_middle_costs_what_was_not_written(
     assert embedded_rows == []
     done("embed", run, "--items", shop, "--to", tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize("moment", ["before", "in between"])
+def test_of_two_processes_without_locks_the_first_to_finish_stands(
+    run: Path,
+    catalogue: Catalogue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """As in a mounted bucket: the other one's blocks are cleared while this one works."""
+    shop, to = catalogue(40), tmp_path / "a"
+    words = ("embed", run, "--items", shop, "--snapshot", 8, "--to", to)
+    monkeypatch.setattr(ShardFolder, "locked", lambda self: contextlib.nullcontext())
+    place, name = (Work, "finish") if moment == "before" else (ShardFolder, "finish")
+    real, first = getattr(place, name), []
+
+    def late(self, *given):  # type: ignore[no-untyped-def]
+        if not first:
+            first.append(True)
+            done(*words)
+            # A block that was still on its way.
+            folder = self.folder if moment == "before" else self
+            folder.blocks.write(Block(0, 8, *(np.empty((0, n)) for n in (0, 16, 32)), {}))
+            first.append(contents(to))
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, late)
+        assert done(*words).startswith("40 embeddings of 16 numbers")
+    found = contents(to)
+    assert found == {name: first[1][name] for name in found}
+    assert len(found) == 5
+    assert len(np.load(to / "embeddings.npy")) == 40
+
+
+def test_rows_that_are_missing_are_told(
+    run: Path, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "embed_blocks", lambda *given: None)
+    line = refused("embed", run, "--items", catalogue(20), "--to", tmp_path / "a")
+    assert f"{tmp_path / 'a'}: rows 0 and on are missing: give the command again" in line
+    assert not (tmp_path / "a" / "meta.json").exists()
 
 
 def test_work_on_something_else_is_refused(run: Path, catalogue: Catalogue, tmp_path: Path) -> None:

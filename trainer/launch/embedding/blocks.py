@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from zipfile import BadZipFile
@@ -13,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import gfile, is_remote, read_bytes, whole_bytes
+from trainer.data.files import gfile, is_remote, read_bytes, remote_errors, whole_bytes
 from trainer.launch.run_folder import RunFolder, remote_reasons
 
 #: Rows after which what is done is written, unless something else is asked for.
@@ -108,16 +109,19 @@ class Blocks:
                 bad_faults=np.array(list(block.faults.values()), str),
             )
 
-    def places(self) -> list[Place]:
-        """Return the blocks that are there in the order of their rows, none of a row twice."""
+    def _all(self) -> list[Place]:
         found = []
         for name in self._folder.names():
             if match := _NAME.fullmatch(name):
                 begin, end, good = map(int, match.groups())
                 found.append(Place(begin, end, good, name))
+        return found
+
+    def places(self) -> list[Place]:
+        """Return the blocks that are there in the order of their rows, none of a row twice."""
         kept: list[Place] = []
         # Of two attempts at the same rows, the one that could read more of the pictures.
-        for place in sorted(found, key=lambda place: (place.begin, -place.end, -place.good)):
+        for place in sorted(self._all(), key=lambda place: (place.begin, -place.end, -place.good)):
             if not kept or place.begin >= kept[-1].end:
                 kept.append(place)
         return kept
@@ -136,9 +140,10 @@ class Blocks:
                 raise UserError(f"{path} is damaged: delete it, and start again") from None
 
     def drop(self, places: list[Place]) -> None:
-        """Delete blocks, so that they are done again."""
-        for place in places:
-            self._delete(self.file(place.name))
+        """Delete blocks, and earlier attempts at their rows, so that they are done again."""
+        for place in self._all():
+            if any(one.begin < place.end and place.begin < one.end for one in places):
+                self._delete(self.file(place.name))
 
     def clear(self) -> None:
         """Delete all files of the folder, and itself."""
@@ -149,11 +154,14 @@ class Blocks:
 
     def _delete(self, path: str) -> None:
         if is_remote(path):
-            with remote_reasons(path):
+            with remote_reasons(path), contextlib.suppress(FileNotFoundError), remote_errors():
                 (gfile().rmtree if gfile().isdir(path) else gfile().remove)(path)
-            return
-        with contextlib.suppress(FileNotFoundError):
-            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
+        elif os.path.isdir(path):
+            # Where there are no locks, another process may be writing into it.
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def _read(path: str, place: Place) -> Block:

@@ -109,12 +109,12 @@ class ShardFolder:
                 bad.extend(f"{items.path[row]}: {fault}" for row, fault in block.faults.items())
                 yield block.embeddings, block.keys
 
-        with parts.written_to(self.path) as folder:
+        with parts.written_to(self.path, scratch=self.blocks.path) as folder:
             parts.write_arrays(folder, meta, each())
             parts.write_table(folder, items.select(np.concatenate(rows)), bad)
-            meta = parts.write_meta(folder, meta)
+            parts.write_meta(folder, meta)
         self.blocks.clear()
-        return meta
+        return EmbeddingsMeta.from_dict(self._own.read_json(META), self._own.file(META))
 
 
 def _note(folder: RunFolder) -> dict[str, Any] | None:

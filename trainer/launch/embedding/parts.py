@@ -23,7 +23,7 @@ from trainer.data.files import (
     write_bytes,
 )
 from trainer.data.table import REQUIRED_COLUMNS, ItemTable
-from trainer.launch.run_folder import remote_reasons
+from trainer.launch.run_folder import RunFolder, remote_reasons
 from trainer.retrieval.embedding_cache import WIDTH
 from trainer.retrieval.embeddings_folder import (
     BAD,
@@ -79,7 +79,7 @@ def _rows(path: Path, count: int, width: int, kind: type) -> Iterator:
         stream.flush()
         os.fsync(stream.fileno())
     if written != count:
-        raise ValueError(f"{path} got {written} of {count} rows")
+        raise UserError(f"{path} got {written} of {count} rows: another process is at work there")
 
 
 def write_table(folder: Path, items: ItemTable, bad: Iterable[str]) -> None:
@@ -101,19 +101,34 @@ def write_meta(folder: Path, meta: EmbeddingsMeta) -> EmbeddingsMeta:
 
 
 @contextlib.contextmanager
-def written_to(path: str) -> Iterator[Path]:
-    """Give a local folder to write embeddings to; what goes to a remote one is copied after."""
-    if not is_remote(path):
-        os.makedirs(path, exist_ok=True)
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield Path(scratch)
-        with remote_reasons(path):
-            gfile().makedirs(path)
-            # The last one says that the others are complete.
-            for name in (*FILES, META):
-                gfile().copy(os.path.join(scratch, name), f"{path}/{name}", overwrite=True)
+def written_to(path: str, *, scratch: str | None = None) -> Iterator[Path]:
+    """Give a local folder to write embeddings to, whose files go to a folder when they are done.
+
+    If another process has finished the folder meanwhile, that one's files stay.
+
+    Args:
+        path: folder that they go to, local or remote.
+        scratch: a local folder on the same disk; with a remote `path` it is not used.
+
+    Raises:
+        UserError: the disk or the remote file system refuses.
+    """
+    remote = is_remote(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=None if remote else scratch) as made:
+            yield Path(made)
+            if RunFolder(path).exists(META):
+                return
+            with remote_reasons(path):
+                gfile().makedirs(path)
+                # The last one says that the others are complete.
+                for name in (*FILES, META):
+                    if remote:
+                        gfile().copy(os.path.join(made, name), f"{path}/{name}", overwrite=True)
+                    else:
+                        os.replace(os.path.join(made, name), os.path.join(path, name))
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {reason(error)}") from None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,9 @@ from trainer.launch.embedding.plan import Plan
 from trainer.launch.embedding.walk import Embedded, EmbedOptions, Work, block_of, tell_start
 from trainer.launch.run_folder import RunFolder
 
-#: File of the rows to embed, a line for each block.
-TASKS = "tasks.jsonl"
+#: File of the rows to embed, a line for each block. Each start writes one of its own: workers of
+#: an earlier one may still read theirs.
+TASKS = "tasks-{}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def embed_by_beam(
         tell_start(work, left, tell)
         if left:
             blocks = work.folder.blocks
-            path = blocks.file(TASKS)
+            path = blocks.file(TASKS.format(uuid.uuid4().hex[:12]))
             tasks = write_tasks(path, work.items, left)
 
             def build(pipeline: beam.Pipeline) -> None:
@@ -85,9 +87,6 @@ def embed_by_beam(
                 )
 
             run(flags, build)
-        missing = work.left()
-        if missing:
-            raise UserError(f"rows {missing[0][0]:,} and on are missing: see the runner's log")
         return Embedded(work.folder.path, work.finish())
 
 
@@ -100,7 +99,8 @@ def write_tasks(path: str, items: ItemTable, stretches: Sequence[tuple[int, int]
     with whole_bytes(path) as stream:
         for begin, end in stretches:
             boxes = [None if np.isnan(box[0]) else box.tolist() for box in items.box[begin:end]]
-            line = json.dumps({"paths": items.path[begin:end].tolist(), "boxes": boxes})
+            rows = {"rows": [begin, end], "paths": items.path[begin:end].tolist(), "boxes": boxes}
+            line = json.dumps(rows)
             length = stream.write(f"{line}\n".encode())
             tasks.append(Task(begin, end, offset, length))
             offset += length
@@ -108,7 +108,11 @@ def write_tasks(path: str, items: ItemTable, stretches: Sequence[tuple[int, int]
 
 
 def read_task(path: str, task: Task) -> ItemTable:
-    """Return the rows of a task, without labels."""
+    """Return the rows of a task, without labels.
+
+    Raises:
+        UserError: the file holds other rows there.
+    """
     if is_remote(path):
         with remote_errors(), gfile().GFile(path, "rb") as remote:
             remote.seek(task.offset)
@@ -117,7 +121,12 @@ def read_task(path: str, task: Task) -> ItemTable:
         with open(path, "rb") as local:
             local.seek(task.offset)
             line = local.read(task.length)
-    rows = json.loads(line)
+    try:
+        rows = json.loads(line)
+        if rows["rows"] != [task.begin, task.end]:
+            raise ValueError("other rows")
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{path} does not hold rows {task.begin:,} to {task.end:,}") from None
     boxes = [[np.nan] * 4 if box is None else box for box in rows["boxes"]]
     return ItemTable.from_columns(rows["paths"], rows["paths"], box=np.array(boxes, np.float32))
 
@@ -148,7 +157,11 @@ class EmbedBlocks(beam.DoFn):
 
     def setup(self) -> None:
         def load() -> PictureEmbedder:
-            return PictureEmbedder(load_embedder(self._model), self._plan.model)
+            with places.local_folder(self._model) as folder:
+                embedder = load_embedder(str(folder))
+                if embedder.fingerprint() != self._plan.model:
+                    raise UserError(f"{self._model} is another model than when this was begun")
+            return PictureEmbedder(embedder, self._plan.model)
 
         self._pictures = self._shared.acquire(load, self._model)
 

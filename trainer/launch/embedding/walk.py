@@ -114,10 +114,24 @@ class Work:
         """Put together what is done.
 
         Raises:
-            UserError: too many pictures are bad, or none is left.
+            UserError: rows are missing, too many pictures are bad, or none is left.
         """
+        try:
+            return self._put_together()
+        except UserError:
+            # Where there are no locks, another process may have done it, and cleared the blocks.
+            if (meta := self.folder.finished()) is None:
+                raise
+            return meta
+
+    def _put_together(self) -> EmbeddingsMeta:
         there = self.folder.blocks.places()
         self.check_bad(sum(place.bad for place in there))
+        for first, _ in gaps([(place.begin, place.end) for place in there], *self.rows):
+            raise UserError(
+                f"{self.folder.path}: rows {first:,} and on are missing: give the command again "
+                "(with --beam, the runner's log says why)"
+            )
         good = sum(place.good for place in there)
         if not good and self.plan.shards == 1:
             raise UserError(f"no picture can be used; the first: {self._first_fault()}")
