@@ -213,6 +213,25 @@ def test_a_rebuilt_index_wins_unless_replacing_was_meant(tmp_path, caplog):
     assert len(held) == 6
 
 
+def test_a_rebuilt_index_knows_which_box_of_a_picture_was_removed(tmp_path):
+    def build(*names):
+        boxes = [dict(zip("xywh", (number, 0, 5, 5), strict=True)) for number in range(9)]
+        rows = [
+            {"path": f"/data/shop/{name[0]}.jpg", "label": name, **box}
+            for name, box in zip(names, boxes, strict=False)
+        ]
+        write(tmp_path / "index", rows, np.eye(len(rows), DIM, dtype=np.float32))
+
+    build("a", "b left", "b middle", "b right")
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        live.remove("b.jpg#1")
+    build("0", "a", "c", "b left", "b middle", "b right")
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        labels = {item.id: item.label for item in live.list(0, 9)}
+    there = {"0.jpg": "0", "a.jpg": "a", "c.jpg": "c"}
+    assert labels == {**there, "b.jpg": "b left", "b.jpg#2": "b right"}
+
+
 def test_reading_only(tmp_path):
     made(tmp_path / "index", count=5)
     with contextlib.closing(LiveCatalogue(tmp_path / "index", writable=False)) as live:

@@ -55,13 +55,22 @@ class CatalogueIndex:
 
 
 def item_ids(table: ItemTable) -> list[str]:
-    """Return one distinct id per row: the path, with the row number where a path comes twice
-    (several boxes in one picture)."""
-    seen: set[str] = set()
+    """Return one distinct id per row: the path, and from the second row of a path (several boxes in
+    one picture) on `#1`, `#2`, ... behind it, so that other pictures may come and go."""
+    paths = table.path.tolist()
+    # A path may end like that by itself.
+    taken = set(paths)
+    numbers: dict[str, int] = {}
     ids = []
-    for row, path in enumerate(table.path.tolist()):
-        ids.append(f"{path}#{row}" if path in seen else path)
-        seen.add(path)
+    for path in paths:
+        number = numbers.get(path, 0)
+        name = f"{path}#{number}" if number else path
+        while number and name in taken:
+            number += 1
+            name = f"{path}#{number}"
+        taken.add(name)
+        numbers[path] = number + 1
+        ids.append(name)
     return ids
 
 
@@ -149,7 +158,7 @@ def item_picture(table: ItemTable, row: int) -> Picture:
 
 
 def _same_items(ids: list[str], items: ItemTable) -> bool:
-    """Whether the ids are those of the items: row numbers change as items come and go."""
+    """Whether the ids are those of the items: numbers of boxes change as others come and go."""
     return len(ids) == len(items) and all(
         name == path or name.startswith(f"{path}#")
         for name, path in zip(ids, items.path, strict=True)
