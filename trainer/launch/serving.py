@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 KEY, WRITE_KEY = "MILDNET_API_KEY", "MILDNET_WRITE_KEY"
 #: Characters that nobody guesses in a lifetime, if they are drawn at random.
 LEAST_KEY = 16
+#: Names of this machine for itself.
+LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Endpoint:
         proxies: addresses of proxies, comma separated, whose X-Forwarded-For is believed.
         drain: seconds to go on after a signal to stop.
         stop_within: most seconds for requests in flight.
+
+    Raises:
+        UserError: something else than addresses in `proxies`.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +52,16 @@ class Endpoint:
     proxies: str = ""
     drain: float = 0.0
     stop_within: int = 30
+
+    def __post_init__(self) -> None:
+        for proxy in filter(None, self.proxies.split(",")):
+            try:
+                ipaddress.ip_network(proxy.strip(), strict=False)
+            except ValueError:
+                raise UserError(
+                    f"--proxy {proxy.strip()}: must be addresses or networks, comma separated, such"
+                    " as 127.0.0.1,10.0.0.0/8"
+                ) from None
 
 
 def service_options(**values: object) -> ServiceOptions:
@@ -133,12 +149,17 @@ def serve(
         # What takes no time is tried before what does.
         bound = stack.enter_context(bind(endpoint.host, endpoint.port))
         fetches = stack.enter_context(fetcher(options)) if options.url_hosts else None
-        if not options.keys and not _is_local(bound):
+        if _is_local(bound):
+            # Pages from elsewhere reach this machine through the browser: see Admission.
+            names = (*LOCAL, endpoint.host, bound.getsockname()[0], *options.hosts)
+            options = replace(options, hosts=names)
+        elif not options.keys:
             log.warning("everybody who reaches this machine may search: there is no API key")
         if options.writable and not (options.keys or options.write_keys):
             log.warning("everybody who may search may change the catalogue: there is no API key")
         from trainer.serving.api.model import Model
 
+        stack.enter_context(one_thread_a_search())
         model = Model(model_folder or run.file("model"), options.batch)
         catalogue = LiveCatalogue(index_folder, changes=changes, writable=options.writable)
         stack.callback(catalogue.close)
@@ -177,6 +198,25 @@ def fetcher(options: ServiceOptions) -> Fetcher:
             allow_hosts=options.url_hosts,
         )
     )
+
+
+@contextlib.contextmanager
+def one_thread_a_search() -> Iterator[None]:
+    """Let FAISS, which has not been loaded yet, search with one thread, unless told otherwise.
+
+    Its threads wait for each other by spinning, and so take the processors from those of TensorFlow
+    that they wait for: on busy ones a search with two threads takes several times as long as with
+    one. The variable it is, as FAISS's own function counts for the thread alone that calls it.
+    """
+    name = "OMP_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def _is_local(bound: socket.socket) -> bool:

@@ -32,6 +32,10 @@ CREATE TABLE removed (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 
+class ChangesFault(UserError):
+    """The file of changes cannot be read or written, whatever was asked for."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A product that can be found.
@@ -217,12 +221,12 @@ class Changes:
             with self._lock:
                 yield self._file
         except sqlite3.Error as error:
-            raise UserError(f"cannot read {self.path}: {error}") from None
+            raise ChangesFault(f"cannot read {self.path}: {error}") from None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         if not self.writable:
-            raise UserError("this catalogue was opened for reading only")
+            raise ChangesFault("this catalogue was opened for reading only")
         try:
             with self._lock:
                 if self._file is None:
@@ -238,7 +242,9 @@ class Changes:
                         file.execute("ROLLBACK")
                     raise
         except sqlite3.Error as error:
-            raise UserError(f"cannot write {self.path}: {error}") from None
+            raise ChangesFault(f"cannot write {self.path}: {error}") from None
+        except UserError as error:  # of the file, which is opened for the first change
+            raise ChangesFault(str(error)) from None
 
     def _open(self) -> None:
         try:

@@ -254,6 +254,18 @@ class LiveCatalogue:
             return str(self._items.path[place]), box
         return self._changes.picture(name), box
 
+    def picture_mark(self, name: str) -> object:
+        """Return an object that stays the same one for as long as an item has its picture.
+
+        Raises:
+            KeyError: there is none with this id.
+        """
+        state = self._state
+        place = self._there(state, name)
+        if place < len(self._ids):
+            return self._names[place]
+        return state.added.items[place - len(self._ids)]
+
     def list(
         self,
         offset: int,

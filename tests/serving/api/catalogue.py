@@ -107,6 +107,9 @@ class Memory:
         item, content, _ = self._items[name]
         return content, item.box
 
+    def picture_mark(self, name: str) -> object:
+        return self._items[name]
+
     def list(
         self, offset: int, limit: int, category: str | None = None, domain: str | None = None
     ) -> list[Item]:

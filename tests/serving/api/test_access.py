@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from tests.serving.api.catalogue import COLOURS, picture
 from trainer.config import UserError
-from trainer.launch.serving import KEY, read_keys
+from trainer.launch.serving import KEY, Endpoint, read_keys, service_options
 from trainer.serving.api.access import Rates
 
 Serve = Callable[..., TestClient]
@@ -88,6 +90,31 @@ def test_guessing_keys_is_slow(serve: Serve) -> None:
 def test_a_rate_that_is_none_is_told() -> None:
     with pytest.raises(UserError, match="rate='often' must be like 20/second"):
         Rates("often")
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"cors_origins": ("shop.example/",)}, "--cors-origin shop.example/: must be like https"),
+        ({"cors_origins": ("https://shop.example/",)}, "--cors-origin"),
+        ({"cors_origins": ("https://Shop.example",)}, "--cors-origin"),
+        ({"cors_origins": ("*",)}, "--cors-origin"),
+        ({"hosts": ("https://shop.example",)}, "--allow-host https://shop.example: must be a name"),
+        ({"hosts": ("shop.example:80",)}, "--allow-host"),
+        ({"hosts": ("",)}, "--allow-host"),
+    ],
+)
+def test_what_is_no_origin_or_host_is_told(values: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=re.escape(fault)):
+        service_options(**values)
+
+
+def test_what_is_no_address_of_a_proxy_is_told() -> None:
+    with pytest.raises(UserError, match="--proxy nonsense: must be addresses or networks"):
+        Endpoint(proxies="127.0.0.1, nonsense")
+    assert Endpoint(proxies="127.0.0.1, 10.0.0.0/8,::1").proxies
+    origins = ("https://shop.example", "http://[::1]:8080", "http://localhost:3000")
+    assert service_options(cors_origins=origins, hosts=("shop.example", "[::1]", "10.0.0.1"))
 
 
 def test_keys_come_from_a_file_and_the_environment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,11 +15,13 @@ from fastapi.testclient import TestClient
 from starlette.requests import Request
 
 from tests.serving.api.catalogue import COLOURS, embed, picture
+from trainer.serving.api import uploads
 from trainer.serving.api.errors import Refusal
 from trainer.serving.api.uploads import _bounded
 
 Serve = Callable[..., TestClient]
 RED = picture(COLOURS["red"])
+UMLAUT = '--b\r\nContent-Disposition: form-data; name="ü"\r\n\r\n1\r\n--b--\r\n'.encode()
 
 
 def test_a_file_that_is_announced_too_large_is_not_read(serve: Serve) -> None:
@@ -65,7 +68,7 @@ def test_what_comes_after_too_much_is_not_read() -> None:
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
     async def bounded() -> None:
-        async for _ in _bounded(request, 50_000, 50_000):
+        async for _ in _bounded(request, 50_000, Refusal(413, "too many")):
             pass
 
     with pytest.raises(Refusal) as caught:
@@ -89,6 +92,14 @@ def test_what_comes_after_too_much_is_not_read() -> None:
         ({"files": {"picture": RED}, "data": {"label": "x" * 5000}}, 400, "cannot be read"),
         ({"files": {"picture": RED}, "data": {"label": "a\nb"}}, 422, "label: must be one line"),
         ({"files": {"picture": RED}, "data": {"box": "1,2,3"}}, 422, "box: must be x,y,w,h"),
+        (
+            {
+                "content": UMLAUT,
+                "headers": {"Content-Type": "multipart/form-data; boundary=b; charset=punycode"},
+            },
+            415,
+            "UTF-8",
+        ),
         ({"json": {"picture": "x"}}, 415, "multipart/form-data"),
         ({"content": b"", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
         (
@@ -137,6 +148,66 @@ def test_what_is_too_much_at_once_is_sent_away(serve: Serve) -> None:
         held.go.set()
         assert first.result().status_code == 200
     assert client.post("/v1/search", files={"picture": RED}).status_code == 200
+
+
+async def stuck() -> dict[str, Any]:
+    """Wait for more of a body, which never comes."""
+    await asyncio.sleep(60)
+    raise AssertionError
+
+
+async def statuses_of_stuck(app: Any, clients: list[str]) -> list[int]:
+    """Return the statuses of searches of clients that send nothing after their headers."""
+
+    async def one(client: str) -> int:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/search",
+            "query_string": b"",
+            "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+            "client": (client, 1),
+        }
+        await app(scope, stuck, send)
+        status: int = sent[0]["status"]
+        return status
+
+    return await asyncio.gather(*(one(client) for client in clients))
+
+
+def test_who_sends_nothing_more_takes_no_place_and_not_for_long(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "STALLED", 0.5)
+    client = serve(concurrency=4)
+    service = client.app.state.service  # type: ignore[attr-defined]
+    one, other = "192.0.2.1", "192.0.2.2"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            asyncio.run, statuses_of_stuck(client.app, [one, one, one, other, other, other])
+        )
+        while service._bodies._coming.total() < 4:
+            time.sleep(0.01)
+        # All of it goes on: another picture would be one too many, a search without one is not.
+        assert service._working == 0
+        assert client.get("/v1/neighbours/shirts/red").status_code == 200
+        assert client.post("/v1/search", files={"picture": RED}).status_code == 503
+        assert waiting.result() == [408, 408, 429, 408, 408, 503]
+    assert not service._bodies._coming
+    assert client.post("/v1/search", files={"picture": RED}).status_code == 200
+
+
+def test_a_body_where_none_belongs_is_not_read(client: TestClient) -> None:
+    for path in ("/v1/catalogue", "/health", "/nothing"):
+        assert client.request("GET", path, content=b"{}").status_code != 413
+        answer = client.request("GET", path, content=b"x" * 20_000)
+        assert (answer.status_code, answer.headers["Connection"]) == (413, "close")
+        assert client.request("DELETE", path, content=iter([b"x"])).status_code == 413
 
 
 def test_no_request_takes_longer_than_it_may(serve: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,32 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
     scan = content.rindex(b"\xff\xda")
     endless = content[:scan] + content[scan:-2] * (MOST_SCANS + 1) + b"\xff\xd9"
     assert refused(endless) == (422, "the picture has more scans than any camera writes")
+
+
+def test_scans_of_a_large_jpeg_are_few() -> None:
+    header = b"\xff\xd8\xff\xc2\0\x0b\x08\x1b\x58\x1b\x58\1\1\x11\0"  # 7000 x 7000, progressive
+    scan = b"\xff\xda\0\x08\1\1\0\0\0\0"
+    assert look(header + 12 * scan + b"\xff\xd9", 50_000_000).width == 7000
+    assert refused(header + 13 * scan + b"\xff\xd9", 50_000_000)[0] == 422
+
+
+def test_a_picture_too_long_for_a_file_that_is_upright_is_refused(serve: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("L", (70_000, 16)).save(stream, "PNG", exif=exif)
+    files = {"picture": stream.getvalue()}
+    answer = serve(writable=True).put("/v1/products/long", files=files, data={"label": "x"})
+    assert answer.status_code == 422, answer.text
+
+
+def test_a_product_is_found_exactly_by_the_file_that_it_came_with(serve: Any) -> None:
+    """Also where it is kept as another file: turned upright, and so written anew."""
+    client = serve(writable=True)
+    files = {"picture": oriented(6)}
+    assert client.put("/v1/products/new", files=files, data={"label": "x"}).status_code == 201
+    found = client.post("/v1/search", files=files).json()["neighbours"][0]
+    assert (found["id"], found["score"]) == ("new", pytest.approx(1, abs=1e-6))
 
 
 def test_of_a_gif_only_the_first_frame_is_left() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.serving.api.catalogue import COLOURS, Memory, picture
+from tests.serving.live_catalogues import made
 from trainer.config import UserError
+from trainer.serving.api import thumbnails
+from trainer.serving.changes import ChangesFault
+from trainer.serving.live import LiveCatalogue
 
 Serve = Callable[..., TestClient]
 ORANGE = picture((240, 140, 20))
@@ -85,7 +91,7 @@ def test_a_full_disk_is_told_without_its_path(
     serve: Serve, catalogue: Memory, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*arguments: object, **options: object) -> None:
-        raise UserError("cannot write /srv/shop/index.changes.sqlite: no space left on device")
+        raise ChangesFault("cannot write /srv/shop/index.changes.sqlite: no space left on device")
 
     catalogue.add = catalogue.remove = full  # type: ignore[method-assign]
     client = serve(writable=True)
@@ -128,6 +134,62 @@ def test_a_picture_that_changed_is_not_the_one_before(serve: Serve) -> None:
     before = client.get("/v1/pictures/shirts/red").content
     put(client, "shirts/red")
     assert client.get("/v1/pictures/shirts/red").content != before
+
+
+def test_pictures_are_kept_through_other_changes_but_not_too_many(
+    serve: Serve, catalogue: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    picture = catalogue.picture
+    monkeypatch.setattr(catalogue, "picture", lambda name: (drawn.append(name), picture(name))[1])
+    client = serve(writable=True)
+    content = client.get("/v1/pictures/shirts/red").content
+    put(client, "another")
+    assert client.get("/v1/pictures/shirts/red").content == content
+    assert drawn == ["shirts/red"]
+    monkeypatch.setattr(thumbnails, "KEPT", len(content))
+    client.get("/v1/pictures/shirts/blue")
+    client.get("/v1/pictures/shirts/red")
+    assert drawn == ["shirts/red", "shirts/blue", "shirts/red"]
+
+
+def test_a_mark_is_of_one_picture(tmp_path: Path) -> None:
+    names = list(made(tmp_path / "index", count=3))
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        item = live.get(names[0])
+        marks = [live.picture_mark(name) for name in names[:2]]
+        for _ in range(2):  # The same texts each time.
+            vector = live.vector(names[1])
+            live.add(item.id, b"x", vector, label=item.label, replace=True)
+            marks.append(live.picture_mark(item.id))
+        live.add("other", b"x", vector, label="o")
+        live.remove("other")
+        assert live.picture_mark(item.id) is marks[-1]
+        assert live.picture_mark(names[1]) is marks[1]
+        assert len({id(mark) for mark in marks}) == 4
+
+
+def test_what_the_catalogue_does_not_take_is_no_defect_of_the_disk(
+    serve: Serve, catalogue: Memory
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise UserError("item n: no label")
+
+    catalogue.add = refuse  # type: ignore[method-assign]
+    status, answer = put(serve(writable=True), "n")
+    assert (status, answer) == (422, {"detail": "item n: no label"})
+
+
+def test_a_file_of_changes_that_cannot_be_read_is_told(
+    client: TestClient, catalogue: Memory
+) -> None:
+    def broken(name: str) -> None:
+        raise ChangesFault("cannot read /srv/shop/index.changes.sqlite: disk I/O error")
+
+    catalogue.picture = broken  # type: ignore[method-assign,assignment]
+    answer = client.get("/v1/pictures/shirts/red")
+    assert answer.status_code == 503
+    assert "/srv" not in answer.text
 
 
 def test_a_picture_that_has_gone_is_told(client: TestClient, catalogue: Memory) -> None:

@@ -101,6 +101,34 @@ def test_a_second_signal_ends_at_once(process: Process) -> None:
             answer.result()
 
 
+@pytest.mark.parametrize("given", ["", "2"])
+def test_a_search_has_one_thread_unless_told_otherwise(given: str) -> None:
+    program = """
+import sys, threading
+from trainer.launch.serving import one_thread_a_search
+from trainer.serving.live import LiveCatalogue
+assert "faiss" not in sys.modules, "too late for the variable"
+with one_thread_a_search():
+    import faiss
+    threads = []
+    thread = threading.Thread(target=lambda: threads.append(faiss.omp_get_max_threads()))
+    thread.start()
+    thread.join()
+    print(threads[0])
+"""
+    environment = {name: os.environ[name] for name in os.environ if name != "OMP_NUM_THREADS"}
+    environment |= {"OMP_NUM_THREADS": given} if given else {}
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == f"{given or 1}\n"
+
+
 def test_a_port_in_use_is_told_in_one_line() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

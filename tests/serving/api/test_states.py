@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.serving.api.catalogue import COLOURS, picture
+from trainer.launch.serving import LOCAL
 
 Serve = Callable[..., TestClient]
 RED = picture(COLOURS["red"])
@@ -76,6 +77,38 @@ def test_every_answer_is_safe_in_a_browser(client: TestClient) -> None:
         assert headers["X-Frame-Options"] == "DENY"
         assert "Access-Control-Allow-Origin" not in headers
     assert client.get("/v1/catalogue").headers["Cache-Control"] == "no-store"
+
+
+def test_pages_that_may_use_it_show_its_pictures(serve: Serve) -> None:
+    policy = "Cross-Origin-Resource-Policy"
+    client = serve(cors_origins=("https://shop.example",))
+    assert client.get("/v1/pictures/shirts/red").headers[policy] == "cross-origin"
+    assert client.get("/v1/catalogue").headers[policy] == "same-origin"
+    assert serve().get("/v1/pictures/shirts/red").headers[policy] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8080", 200),
+        ("127.0.0.1:9", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 400),
+        ("127.0.0.1.evil.example:8080", 400),
+        ("[::2]", 400),
+        ("", 400),
+    ],
+)
+def test_a_name_that_somebody_else_gave_this_machine_is_refused(
+    serve: Serve, name: str, status: int
+) -> None:
+    client = serve(hosts=LOCAL)
+    for path in ("/", "/v1/catalogue", "/nothing"):
+        answer = client.get(path, headers={"Host": name})
+        assert answer.status_code in (status, 404 if status == 200 else status)
+    assert status == 200 or "--allow-host" in answer.json()["detail"]
+    assert client.get("/health", headers={"Host": name}).status_code == 200
 
 
 def test_only_origins_that_were_named_may_use_it(serve: Serve) -> None:

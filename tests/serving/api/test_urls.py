@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -74,10 +78,70 @@ def test_a_private_address_is_not_gone_to_even_if_its_name_is_allowed(
     assert (status, answer) == (403, {"detail": "this service does not go to this URL"})
 
 
+@pytest.mark.parametrize(
+    ("options", "fetch", "expected"),
+    [
+        ({}, None, (403, 0)),
+        ({"keys": ("a-key-for-reading",)}, print, (401, 0)),
+        ({"concurrency": 1}, print, (503, 0)),
+        ({}, print, (413, 17)),
+    ],
+    ids=["off", "key", "busy", "large"],
+)
+def test_a_body_is_read_last_and_not_far(
+    serve: Serve, options: dict[str, Any], fetch: Any, expected: tuple[int, int]
+) -> None:
+    asked = []
+
+    async def receive() -> dict[str, Any]:
+        asked.append(1)
+        return {"type": "http.request", "body": b"[" * 1000, "more_body": len(asked) < 1000}
+
+    app: Any = serve(fetch=fetch, **options).app
+    app.state.service._working = 1  # so many requests are being worked on
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/search-url",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert (sent[0]["status"], len(asked)) == expected
+
+
+def test_slow_servers_elsewhere_hold_up_nobody_else(serve: Serve) -> None:
+    go, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(url: str) -> Failure:
+        begun.release()
+        assert go.wait(20)
+        return Failure(url, "timeout", "", 1, True)
+
+    client = serve(fetch=slow)
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(ask, client) for _ in range(6)]
+        try:
+            assert all(begun.acquire(timeout=10) for _ in range(6))
+            # What is done by the threads that everybody shares.
+            assert client.get("/v1/products").status_code == 200
+        finally:
+            go.set()
+        assert {status for status, _ in (each.result() for each in asked)} == {422}
+
+
 def test_a_body_that_is_wrong_is_refused(serve: Serve) -> None:
     client = serve(fetch=lambda url: None)
     assert ask(client, "x" * 2001)[0] == 422
     assert ask(client, k=0)[0] == 422
     assert ask(client, more=1)[0] == 422
-    assert client.post("/v1/search-url", content=b"{").status_code == 422
+    json = {"Content-Type": "application/json"}
+    for content in (b"{", b"[" * 10_000, b"\xff"):
+        assert client.post("/v1/search-url", content=content, headers=json).status_code == 422
+    assert client.post("/v1/search-url", content=b"{}").status_code == 415
     assert client.post("/v1/search-url", json=[]).status_code == 422

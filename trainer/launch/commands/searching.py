@@ -323,6 +323,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="Pages from there may use the API; repeatable."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Clients may call this service so; repeatable."),
+    ] = None,
     proxy: Annotated[
         str, typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded-For is believed.")
     ] = "",
@@ -358,6 +362,7 @@ def serve(
         keys=serving.read_keys(api_key_file, serving.KEY),
         write_keys=serving.read_keys(write_key_file, serving.WRITE_KEY),
         cors_origins=tuple(cors_origin or ()),
+        hosts=tuple(allow_host or ()),
         access_log=access_log,
     )
     serving.serve(

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.staticfiles import StaticFiles
 
 import trainer
+from trainer.serving.api.admission import Admission
 from trainer.serving.api.documentation import documentation_routes
 from trainer.serving.api.errors import Refusal
 from trainer.serving.api.guard import Guard
@@ -91,6 +92,7 @@ def create_app(
             allow_headers=["X-API-Key", "Authorization"],
             expose_headers=["Retry-After"],
         )
+    app.add_middleware(Admission, hosts=options.hosts)
     app.add_middleware(Observed, service=service)
     return app
 

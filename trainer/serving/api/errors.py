@@ -15,6 +15,7 @@ MEANINGS = {
     401: "No API key, or a wrong one: send it as `X-API-Key` or `Authorization: Bearer`.",
     403: "This service does not allow it, or not with this key.",
     404: "There is no product with this id, or none can have it.",
+    408: "The body did not come in time.",
     409: "There is a product with this id already.",
     413: "More bytes than this service takes.",
     415: "The body or the picture is not of a kind that this service takes.",

@@ -43,7 +43,7 @@ class Guard:
         """Return the statuses that a guarded route may end with, with those of its own."""
         keys = self._service.keys
         needed = keys.for_writing if write else keys.for_reading
-        return tuple({*statuses, 422, 429, 503, *([401] if needed else []), *([403] * write)})
+        return tuple({*statuses, 413, 422, 429, 503, *([401] if needed else []), *([403] * write)})
 
     def _dependencies(self, cost: int, *, write: bool) -> list[Any]:
         keys = self._service.keys

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+#: Of a page, as browsers write it: small letters, no path.
+ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+#: A name or an address without a port.
+HOST = r"[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:.]+\]?"
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class ServiceOptions:
         write_keys: keys for changes; default none: any of `keys` will do. They allow reading, too.
         cors_origins: origins of pages elsewhere that may use the API, such as
             `https://shop.example`; default none.
+        hosts: names and addresses that clients know this service by, which they have to name;
+            default none: any will do.
         access_log: whether each request is a line in the log; default True.
 
     Raises:
@@ -55,6 +63,7 @@ class ServiceOptions:
     keys: tuple[str, ...] = ()
     write_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     access_log: bool = True
 
     def __post_init__(self) -> None:
@@ -70,3 +79,9 @@ class ServiceOptions:
             raise ValueError(f"batch_wait={self.batch_wait!r} must be at least 0 seconds")
         if not self.deadline > 0:
             raise ValueError(f"deadline={self.deadline!r} must be above 0 seconds")
+        for origin in self.cors_origins:
+            if not re.fullmatch(ORIGIN, origin):
+                raise ValueError(f"--cors-origin {origin}: must be like https://shop.example")
+        for host in self.hosts:
+            if not re.fullmatch(HOST, host):
+                raise ValueError(f"--allow-host {host}: must be a name or address without a port")

@@ -27,8 +27,12 @@ Decode = Callable[[bytes, "Box | None"], np.ndarray]
 #: Left, top, right, bottom in whole pixels.
 Box = tuple[int, int, int, int]
 
-#: Scans of a progressive JPEG file: usual ones have ten. Each costs as much as a whole picture.
+#: Scans of a progressive JPEG file: usual ones have ten.
 MOST_SCANS = 100
+#: Pixels of all scans together: each costs as much as a whole picture.
+MOST_SCANNED = 600_000_000
+#: Pixels of a side of a JPEG file that Pillow writes.
+LONGEST_JPEG = 65_500
 
 _NUMBER = r"-?[0-9]{1,6}(\.[0-9]{1,6})?"
 BOX = rf"^({_NUMBER}(,{_NUMBER}){{3}})?$"
@@ -95,8 +99,10 @@ def look(content: bytes, most_pixels: int) -> Looked:
         raise Refusal(422, "the picture has no pixels")
     if content.rfind(ENDS.get(kind or "", b"")) < 0:
         raise Refusal(422, "the picture is cut off: the mark of its end is missing")
-    if kind in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
-        raise Refusal(422, "the picture has more scans than any camera writes")
+    if kind in ("JPEG", "MPO"):
+        scans = content.count(b"\xff\xda")
+        if scans > MOST_SCANS or scans * width * height > MOST_SCANNED:
+            raise Refusal(422, "the picture has more scans than any camera writes")
     return Looked(content, width, height, orientation)
 
 
@@ -165,6 +171,8 @@ def upright_file(picture: Looked) -> bytes:
 
     if picture.orientation == 1:
         return picture.content
+    if max(picture.width, picture.height) > LONGEST_JPEG:
+        raise Refusal(422, f"the picture has a side of more than {LONGEST_JPEG:,} pixels")
     try:
         pixels = decode_plainly(picture.content, None)
     except Exception:

@@ -20,6 +20,7 @@ from trainer.serving.api.pictures import box_of, look, sides, upright_file
 from trainer.serving.api.service import Service, while_connected
 from trainer.serving.api.thumbnails import Thumbnails
 from trainer.serving.api.uploads import form_schema, read_form
+from trainer.serving.changes import ChangesFault
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,14 @@ def product_routes(app: FastAPI, service: Service, guard: Guard) -> None:
     )
     async def describe() -> Any:
         """Number of products, their categories and domains, and what this service takes."""
+        # They are counted anew after each change.
+        categories, domains = await service.in_thread(
+            lambda: (list(catalogue.categories), list(catalogue.domains))
+        )
         return Catalogue(
             count=len(catalogue),
-            categories=list(catalogue.categories),
-            domains=list(catalogue.domains),
+            categories=categories,
+            domains=domains,
             limits=Limits(
                 k=options.k,
                 most_k=options.most_k,
@@ -125,6 +130,8 @@ def product_routes(app: FastAPI, service: Service, guard: Guard) -> None:
             )
         mark = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         headers = {"ETag": mark, "Cache-Control": f"private, max-age={FRESH}"}
+        if options.cors_origins:  # Pages that may use the API show what it finds.
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         if request.headers.get("If-None-Match") == mark:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type="image/jpeg", headers=headers)
@@ -144,7 +151,7 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         response_model=Product,
         responses={
             201: {"model": Product, "description": "It was added."},
-            **problems(*guard.refusals(400, 404, 409, 413, 415, write=True)),
+            **problems(*guard.refusals(400, 404, 408, 409, 415, write=True)),
         },
         dependencies=guard.change(),
         openapi_extra=form_schema(forms.ProductForm, forms.PICTURE),
@@ -156,19 +163,20 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         replace: Annotated[bool, Query(description="Whether it may be there already.")] = True,
     ) -> Any:
         """Adds a product, to be found from now on. The picture is stored upright."""
-        async with service.turn():
+        async with service.coming(request):
             form, content = await read_form(request, forms.ProductForm, options.most_bytes)
+        async with service.turn():
             looked = await service.in_thread(look, content, options.most_pixels)
-            content = await service.in_thread(upright_file, looked)
-            looked = await service.in_thread(look, content, options.most_pixels)
+            upright = await service.in_thread(upright_file, looked)
             box = box_of(form.box, looked.upright_size)
+            # Of the file as it came, as searches with it see it: it finds itself exactly.
             embedding = await while_connected(request, service.embedding(looked, box))
             there = await service.in_thread(has, id)
             try:
                 await service.in_thread(
                     catalogue.add,
                     id,
-                    content,
+                    upright,
                     embedding,
                     label=form.label,
                     category=form.category,
@@ -179,6 +187,8 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
             except UserError as error:
                 if not replace and await service.in_thread(has, id):
                     raise Refusal(409, "there is a product with this id already") from None
+                if not isinstance(error, ChangesFault):
+                    raise Refusal(422, str(error)) from None
                 raise not_written(error) from None
             service.metrics.changes.labels("replaced" if there else "added").inc()
             response.status_code = 200 if there else 201

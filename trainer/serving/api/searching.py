@@ -14,8 +14,8 @@ from trainer.serving.api.answers import Found, FoundLike, QueryPicture, neighbou
 from trainer.serving.api.errors import Refusal, problems
 from trainer.serving.api.guard import Guard
 from trainer.serving.api.pictures import box_of, look, sides
-from trainer.serving.api.service import Service, Wanted, while_connected
-from trainer.serving.api.uploads import form_schema, read_form
+from trainer.serving.api.service import Fetch, Service, Wanted, while_connected
+from trainer.serving.api.uploads import form_schema, json_schema, read_form, read_json
 
 #: What becomes of a failed fetch: a status and a line. Anything else: 422, and that it failed.
 #: The words of the fetcher are not shown: they tell of networks that the client cannot see.
@@ -56,20 +56,29 @@ def search_routes(app: FastAPI, service: Service, guard: Guard) -> None:
             seconds=time.perf_counter() - begin,
         )
 
+    async def found_at(fetch: Fetch, form: forms.UrlSearch) -> Found:
+        begin = time.perf_counter()
+        fetched = await service.fetched(fetch, form.url)
+        if isinstance(fetched, Failure):
+            unknown = (422, "the picture at this URL could not be fetched")
+            raise Refusal(*FETCH_FAILURES.get(fetched.reason, unknown))
+        return await found(fetched.content, form, begin)
+
     @app.post(
         "/v1/search",
         tags=tags,
         summary="Search with a picture",
         response_model=Found,
-        responses=problems(*guard.refusals(400, 413, 415)),
+        responses=problems(*guard.refusals(400, 408, 415)),
         dependencies=guard.search(),
         openapi_extra=form_schema(search_form, forms.PICTURE),
     )
     async def search(request: Request) -> Any:
         """The products that are most like a picture, or like the part of it in a box."""
+        async with service.coming(request):
+            form, content = await read_form(request, search_form, options.most_bytes)
         async with service.turn():
             begin = time.perf_counter()
-            form, content = await read_form(request, search_form, options.most_bytes)
             return await while_connected(request, found(content, form, begin))
 
     @app.post(
@@ -77,21 +86,19 @@ def search_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         tags=tags,
         summary="Search with a picture that is elsewhere",
         response_model=Found,
-        responses=problems(*guard.refusals(400, 403, 413, 415)),
+        responses=problems(*guard.refusals(403, 408, 415)),
         dependencies=guard.search(),
+        openapi_extra=json_schema(url_search),
     )
-    async def search_url(request: Request, body: url_search) -> Any:  # type: ignore[valid-type]
+    async def search_url(request: Request) -> Any:
         """The same for a picture by URL, from hosts that the service was started with."""
-        form: Any = body
+        fetch = service.fetch
+        if fetch is None:
+            raise Refusal(403, "this service does not search by URL: send the picture")
+        async with service.coming(request):
+            form = await read_json(request, url_search)
         async with service.turn():
-            begin = time.perf_counter()
-            if service.fetch is None:
-                raise Refusal(403, "this service does not search by URL: send the picture")
-            fetched = await service.in_thread(service.fetch, form.url)
-            if isinstance(fetched, Failure):
-                unknown = (422, "the picture at this URL could not be fetched")
-                raise Refusal(*FETCH_FAILURES.get(fetched.reason, unknown))
-            return await while_connected(request, found(fetched.content, form, begin))
+            return await while_connected(request, found_at(fetch, form))
 
     @app.get(
         "/v1/neighbours/{id:path}",

@@ -21,6 +21,8 @@ from trainer.data.files import reason
 KEEP_ALIVE = 15
 #: Connections that wait to be accepted.
 BACKLOG = 1024
+#: Connections that are open at once; each takes a file of a process, which has 1024 by default.
+CONNECTIONS = 900
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -97,6 +99,7 @@ def run(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=stop_within,  # type: ignore[arg-type]
         backlog=BACKLOG,
+        limit_concurrency=max(CONNECTIONS, 2 * app.state.service.options.concurrency),
     )
     _Server(config, started, drain).run([bound])
 

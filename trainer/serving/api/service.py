@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from trainer.serving.api.access import Keys, Rates
 from trainer.serving.api.batching import Batcher
+from trainer.serving.api.bodies import Bodies
 from trainer.serving.api.errors import Refusal, busy
 from trainer.serving.api.metrics import Metrics
 from trainer.serving.api.options import ServiceOptions
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from trainer.serving.live import LiveCatalogue, Neighbour
 
 T = TypeVar("T")
+
+#: Pictures fetched by URL at once.
+FETCHES = 16
 
 #: From decoded pictures, uint8 (H, W, 3) each, to their (N, D) embeddings.
 Embed = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -89,7 +93,10 @@ class Service:
         )
         self._decoders = ThreadPoolExecutor(options.threads, "decoder")
         self._helpers = ThreadPoolExecutor(max(4, options.threads), "helper")
+        # Servers elsewhere may be slow: nothing else waits for them.
+        self._fetchers = ThreadPoolExecutor(FETCHES, "fetcher")
         self._working = 0
+        self._bodies = Bodies(options.concurrency, options.deadline)
 
     def close(self) -> None:
         """Finish what waits, and end the threads."""
@@ -97,6 +104,7 @@ class Service:
         self._model.close()
         self._index.close()
         self._helpers.shutdown()
+        self._fetchers.shutdown()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -105,8 +113,7 @@ class Service:
         Raises:
             Refusal: 503 if there is no place, or no time left.
         """
-        if self._working >= self.options.concurrency:
-            raise busy("the service is busy: too many requests at once")
+        self._check_places()
         self._working += 1
         try:
             async with asyncio.timeout(self.options.deadline):
@@ -116,8 +123,27 @@ class Service:
         finally:
             self._working -= 1
 
+    @contextlib.asynccontextmanager
+    async def coming(self, request: Request) -> AsyncIterator[None]:
+        """Read the body of a request meanwhile, before its turn: it takes no place yet.
+
+        Raises:
+            Refusal: 503 if there is no place anyway; see :meth:`Bodies.coming`.
+        """
+        self._check_places()
+        async with self._bodies.coming(request):
+            yield
+
+    def _check_places(self) -> None:
+        if self._working >= self.options.concurrency:
+            raise busy("the service is busy: too many requests at once")
+
+    async def fetched(self, fetch: Fetch, url: str) -> Fetched | Failure:
+        """Return the picture at a URL, or why there is none."""
+        return await asyncio.get_running_loop().run_in_executor(self._fetchers, fetch, url)
+
     async def in_thread(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Return what `work` returns, which may take a while: disks, pictures, other servers."""
+        """Return what `work` returns, which may take a while: disks, pictures."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._helpers, partial(work, *arguments, **options))
 

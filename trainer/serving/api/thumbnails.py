@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from trainer.config import UserError
 from trainer.data.open_image import open_image
-from trainer.serving.api.errors import Refusal
+from trainer.serving.api.errors import Refusal, busy
 
 if TYPE_CHECKING:
     from trainer.serving.live import LiveCatalogue
 
-#: Pictures that are kept, of some kilobytes each.
-KEPT = 1024
+log = logging.getLogger(__name__)
+
+#: Bytes of the pictures that are kept.
+KEPT = 64_000_000
 #: Of JPEG.
 QUALITY = 85
 
@@ -29,7 +33,8 @@ class Thumbnails:
     def __init__(self, catalogue: LiveCatalogue) -> None:
         self._catalogue = catalogue
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], tuple[object, bytes]] = OrderedDict()
+        self._bytes = 0
 
     def of(self, name: str, size: int) -> bytes:
         """Return the picture of a product as a JPEG file, its box cut out.
@@ -40,23 +45,28 @@ class Thumbnails:
 
         Raises:
             KeyError: there is no such product.
-            Refusal: 404 if its picture cannot be read any more.
+            Refusal: 404 if its picture cannot be read any more, 503 if what holds it cannot.
         """
-        # A change of the catalogue may be one of this very picture.
-        key = (name, size, self._catalogue.version)
+        # Asked for before the picture: one that is replaced meanwhile is made anew next time.
+        key, mark = (name, size), self._catalogue.picture_mark(name)
         with self._lock:
-            if key in self._kept:
+            if key in self._kept and self._kept[key][0] is mark:
                 self._kept.move_to_end(key)
-                return self._kept[key]
+                return self._kept[key][1]
         made = self._make(name, size)
         with self._lock:
-            self._kept[key] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            self._bytes += len(made) - len(self._kept.pop(key, (None, b""))[1])
+            self._kept[key] = mark, made
+            while self._bytes > KEPT:
+                self._bytes -= len(self._kept.popitem(last=False)[1][1])
         return made
 
     def _make(self, name: str, size: int) -> bytes:
-        source, box = self._catalogue.picture(name)
+        try:
+            source, box = self._catalogue.picture(name)
+        except UserError as error:  # Its words tell of files of this machine.
+            log.error("a picture cannot be read: %s", error)
+            raise busy("the picture cannot be read: the log of the service tells more") from None
         try:
             image = open_image(source, box, side=size)
             image.thumbnail((size, size))

@@ -1,19 +1,23 @@
-"""Forms with a picture: read within limits, never written to a disk."""
+"""What clients send, forms and JSON: read within limits, never written to a disk."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from trainer.serving.api.errors import Refusal
 
-#: Bytes of a form beside its picture: names, fields, boundaries.
+#: Bytes of a form beside its picture: names, fields, boundaries. Also those of a JSON body.
 BESIDE = 16_384
+#: Seconds without a further byte after which a body is given up.
+STALLED = 5.0
 #: Fields of a form.
 MOST_FIELDS = 16
 #: Bytes of a field.
@@ -40,21 +44,20 @@ async def read_form(request: Request, kind: type[Form], most_bytes: int) -> tupl
         Refusal: 400 for a broken form, 413 for too many bytes, 415 for another kind of body, 422
             for fields that `kind` does not take or a missing picture.
     """
-    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != (
-        "multipart/form-data"
-    ):
-        raise Refusal(415, "send multipart/form-data, with a file named picture")
-    most = most_bytes + BESIDE
-    announced = request.headers.get("Content-Length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise _too_many(most_bytes)
+    parameters = _of_kind(
+        request, b"multipart/form-data", "send multipart/form-data, with a file named picture"
+    )
+    # Some codecs raise what nobody expects of them, and browsers send nothing else.
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise Refusal(415, "send the form in UTF-8")
+    most, too_many = most_bytes + BESIDE, _too_many(most_bytes)
 
     class InMemory(MultiPartParser):
         spool_max_size = most + 1
 
     parser = InMemory(
         request.headers,
-        _bounded(request, most, most_bytes),
+        _bounded(request, most, too_many),
         max_files=2,
         max_fields=MOST_FIELDS,
         max_part_size=FIELD,
@@ -63,6 +66,8 @@ async def read_form(request: Request, kind: type[Form], most_bytes: int) -> tupl
         parts = (await parser.parse()).multi_items()
     except MultiPartException as error:
         raise Refusal(400, f"the form cannot be read: {error.message}") from None
+    except UnicodeError:
+        raise Refusal(400, "the form cannot be read: a name is no text") from None
     fields: dict[str, Any] = {}
     for name, value in parts:
         if name in fields:
@@ -81,6 +86,32 @@ async def read_form(request: Request, kind: type[Form], most_bytes: int) -> tupl
         return kind.model_validate(fields), content
     except ValidationError as error:
         raise Refusal(422, first_fault(error.errors())) from None
+
+
+async def read_json(request: Request, kind: type[Form]) -> Form:
+    """Return the fields of a JSON body of at most :data:`BESIDE` bytes.
+
+    Args:
+        request: whose body has not been read.
+        kind: of the fields.
+
+    Raises:
+        Refusal: 413 for too many bytes, 415 for another kind of body, 422 for fields that `kind`
+            does not take.
+    """
+    _of_kind(request, b"application/json", "send application/json")
+    too_many = Refusal(413, f"the request has more than the {BESIDE:,} bytes allowed")
+    content = b"".join([chunk async for chunk in _bounded(request, BESIDE, too_many)])
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise Refusal(422, first_fault(error.errors())) from None
+
+
+def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return what an operation's description says of its JSON body."""
+    content = {"application/json": {"schema": kind.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def form_schema(kind: type[BaseModel], picture: str) -> dict[str, Any]:
@@ -110,12 +141,27 @@ def first_fault(errors: Any) -> str:
     return f"{_shown('.'.join(place)) or 'the request'}: {message[:1].lower()}{message[1:]}"
 
 
-async def _bounded(request: Request, most: int, most_bytes: int) -> AsyncGenerator[bytes, None]:
-    read = 0
-    async for chunk in request.stream():
+def _of_kind(request: Request, kind: bytes, words: str) -> dict[bytes, bytes]:
+    """Return the parameters of the type of a body that has to be of a kind."""
+    given, parameters = parse_options_header(request.headers.get("Content-Type", ""))
+    if given.strip().lower() != kind:
+        raise Refusal(415, words)
+    return parameters
+
+
+async def _bounded(request: Request, most: int, too_many: Refusal) -> AsyncGenerator[bytes, None]:
+    announced = request.headers.get("Content-Length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise too_many
+    read, stream = 0, request.stream()
+    while True:
+        async with asyncio.timeout(STALLED):
+            chunk = await anext(stream, None)
+        if chunk is None:
+            return
         read += len(chunk)
         if read > most:
-            raise _too_many(most_bytes)
+            raise too_many
         yield chunk
 
 
