@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -17,9 +18,10 @@ from trainer.config import UserError
 from trainer.launch.updating import merge_changes
 from trainer.retrieval.embedding_cache import EmbeddingCache
 from trainer.retrieval.indexes import load_index
-from trainer.serving.catalogue import load_catalogue
+from trainer.serving.catalogue import ROOTS, load_catalogue
 from trainer.serving.changes import Item
-from trainer.serving.live import LiveCatalogue, changes_file, merged_folder
+from trainer.serving.live import LiveCatalogue, changes_file
+from trainer.serving.public_names import merged_folder
 
 RUNNER = CliRunner()
 
@@ -160,6 +162,24 @@ def test_what_cannot_be_merged_is_one_line(tmp_path):
     write(folder, [{"path": "/x/1.jpg", "label": "a"}], np.ones((1, DIM + 1), np.float32))
     with pytest.raises(UserError, match="made with another model"):
         merge_changes(folder)
+
+
+def test_ids_stay_when_those_that_made_the_common_folder_go(tmp_path):
+    """Also of an index that was built before its root was noted."""
+    for noted in (True, False):
+        folder, rng = tmp_path / f"index{noted}", np.random.default_rng(8)
+        rows = [{"path": f"/data/shop/{name}.jpg", "label": "a"} for name in ("a/1", "a/2", "b/1")]
+        write(folder, rows, vectors(rng, 3))
+        if not noted:
+            meta = json.loads((folder / "meta.json").read_text())
+            del meta["notes"][ROOTS]
+            (folder / "meta.json").write_text(json.dumps(meta))
+        live = LiveCatalogue(folder)
+        live.remove("b/1.jpg")
+        live.add("new", picture(rng), vectors(rng, 1)[0], label="a")
+        live.close()
+        merge_changes(folder)
+        assert list(shown(folder)[0]) == ["a/1.jpg", "a/2.jpg", "new"]
 
 
 def test_an_added_item_has_no_path(tmp_path):

@@ -1,16 +1,21 @@
 """What clients call the items of a catalogue."""
 
+import re
+
 import pytest
 
 from trainer.config import UserError
 from trainer.data.table import ItemTable
 from trainer.serving.catalogue import item_ids
-from trainer.serving.public_names import check_new, merged_file, public_names
+from trainer.serving.public_names import check_new, common_roots, merged_file, public_names
+
+MERGED = "/runs/index.pictures"
 
 
-def named(*paths):
+def named(*paths, roots=None):
     ids = item_ids(ItemTable.from_columns(paths, ["a"] * len(paths)))
-    names = public_names(ids, paths, "/runs/index.pictures")
+    roots = common_roots(paths, MERGED) if roots is None else roots
+    names = public_names(ids, paths, MERGED, roots)
     assert len(set(names)) == len(names)
     return names
 
@@ -45,6 +50,23 @@ def named(*paths):
 )
 def test_no_path_of_the_server_is_seen(paths, names):
     assert named(*paths) == names
+
+
+def test_ids_stay_when_other_items_come_and_go():
+    first = ["/d/shop/shoes/1.jpg", "/d/shop/hats/1.jpg", "gs://b/x/1.jpg"]
+    roots = common_roots(first, MERGED)
+    assert named(*first, roots=roots) == ["shoes/1.jpg", "hats/1.jpg", "1.jpg"]
+    assert named(first[0], roots=roots) == ["shoes/1.jpg"]
+    later = ["/d/secret/1.jpg", "/d/secret/2.jpg", "/d/shop2/1.jpg", "s3://b/secret/1.jpg"]
+    names = named(*first, *later, f"{MERGED}/a+b~0123456789abcdef.png", roots=roots)
+    assert names[:3] == named(*first)
+    assert names[7] == "a/b"
+    assert names[3:7] == named(*reversed(later), roots=roots)[::-1]
+    folders, files = zip(*(name.split("/") for name in names[3:7]), strict=True)
+    assert files == ("1.jpg", "2.jpg", "1.jpg", "1.jpg")
+    assert folders[0] == folders[1]
+    assert len({*folders}) == 3
+    assert all(re.fullmatch("[0-9a-f]{10}", folder) for folder in folders)
 
 
 @pytest.mark.parametrize("name", ["a", "a/b.c", "A-Z_0.9/x/..y", "a" * 200, "a/" * 99 + "b"])

@@ -28,8 +28,8 @@ from trainer.serving.catalogue import (
     write_catalogue,
 )
 from trainer.serving.changes import Added, Changes
-from trainer.serving.live import apply_changes, changes_file, merged_folder
-from trainer.serving.public_names import merged_file, public_names
+from trainer.serving.live import apply_changes, changes_file
+from trainer.serving.public_names import merged_file, merged_folder
 
 #: How the files of pictures begin and end.
 ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
@@ -189,8 +189,7 @@ def merge_changes(
             raise UserError(f"there is no file of changes {path}")
         file = Changes(path, model=model, dim=old.index.dim, writable=True)
         stack.callback(file.close)
-        names = public_names(old.ids, old.items.path.tolist(), str(pictures))
-        rows = {name: row for row, name in enumerate(names)}
+        rows = {name: row for row, name in enumerate(old.public_names(folder))}
         kept, coming = apply_changes(file, old.ids, rows)
         if kept.all() and not coming:
             file.delete()

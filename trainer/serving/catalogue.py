@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -24,12 +25,15 @@ from trainer.data.table import ItemTable
 from trainer.retrieval.embedding_cache import EmbeddingCache
 from trainer.retrieval.indexes import Index, load_index
 from trainer.retrieval.pictures import Picture
+from trainer.serving.public_names import common_roots, merged_folder, public_names
 
 if TYPE_CHECKING:
     from trainer.serving.embedder import Embedder
 
 #: Note of an index: the fingerprint of the model that its embeddings are of.
 MODEL = "model"
+#: Note of an index: the folders that public ids are relative to, as JSON.
+ROOTS = "roots"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ class CatalogueIndex:
     def ids(self) -> list[str]:
         """The ids of the items, in the order of their rows."""
         return [str(name) for name in self.index.ids.tolist()]
+
+    def public_names(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Return the ids that clients see, of a catalogue that was read from a folder."""
+        paths, merged = self.items.path.tolist(), str(merged_folder(folder))
+        return public_names(self.ids, paths, merged, json.loads(self.index.notes[ROOTS]))
+
+    def note_roots(self, folder: str | os.PathLike[str]) -> None:
+        """Let the index in a folder take a note, if it has none, of what public ids are relative
+        to: they stay as they are from then on."""
+        if ROOTS not in self.index.notes:
+            roots = common_roots(self.items.path.tolist(), str(merged_folder(folder)))
+            self.index.notes[ROOTS] = json.dumps(roots)
 
     def picture(self, row: int) -> Picture:
         """Return the picture of item number `row`."""
@@ -92,6 +108,8 @@ def load_catalogue(folder: str | os.PathLike[str], **tuned: Any) -> CatalogueInd
                 raise UserError(
                     f"{folder}: items.csv and the index hold different items: build it again"
                 )
+            # One that was written without: before its items change.
+            catalogue.note_roots(folder)
             return catalogue
         except UserError:
             if before is None and outdated_folder(folder).exists():
@@ -127,6 +145,7 @@ def write_catalogue(
 
     Call it within :func:`changing`.
     """
+    catalogue.note_roots(folder)
     with replaced_folder(folder, first="meta.json") as part:
         catalogue.index.save(part)
         catalogue.items.to_csv(part / "items.csv")

@@ -22,7 +22,7 @@ from trainer.retrieval.vectors import check_embeddings
 from trainer.serving.added import FIELDS, AddedItems, Field
 from trainer.serving.catalogue import MODEL, check_model, load_catalogue
 from trainer.serving.changes import Added, Box, Changes, Item
-from trainer.serving.public_names import check_new, public_names
+from trainer.serving.public_names import check_new
 
 if TYPE_CHECKING:
     from trainer.serving.embedder import Embedder
@@ -111,10 +111,9 @@ class LiveCatalogue:
         self._index = index = catalogue.index
         self.dim: int = index.dim
         self._ids = catalogue.ids
+        self._names = catalogue.public_names(folder)
         # From here on the rows are what the index knows its items by.
         index.ids = np.arange(len(index))
-        paths = self._items.path.tolist()
-        self._names = public_names(self._ids, paths, str(merged_folder(folder)))
         self._rows = {name: row for row, name in enumerate(self._names)}
         labels = {name: code for code, name in enumerate(self._items.label_names)}
         self._codes = {
@@ -508,12 +507,6 @@ def changes_file(folder: str | os.PathLike[str]) -> Path:
     """Return where the changes of the index in a folder are kept by default: beside it."""
     target = Path(absolute(os.fspath(folder)))
     return target.with_name(f"{target.name}.changes.sqlite")
-
-
-def merged_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the folder for pictures of items that were added to the index in a folder."""
-    target = Path(absolute(os.fspath(folder)))
-    return target.with_name(f"{target.name}.pictures")
 
 
 def _with(state: _State, item: Item, embedding: np.ndarray) -> _State:
