@@ -444,7 +444,9 @@ class VertexServer:
         return Empty()
 
     def _entries(self, request: ListLogEntriesRequest) -> ListLogEntriesResponse:
-        if list(request.resource_names) != [f"projects/{self.project}"]:
+        # The service translates the number of a project to its id.
+        (asked,) = request.resource_names
+        if asked not in (f"projects/{self.project}", f"projects/{self.number}"):
             raise _Refused(invalid([("resource_names", f"got {list(request.resource_names)}")]))
         if not 0 <= request.page_size <= 1000:
             raise _Refused(invalid([("page_size", f"got {request.page_size}")]))

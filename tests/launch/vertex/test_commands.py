@@ -169,11 +169,13 @@ def test_one_that_has_ended_leaves_none_running(vertex: VertexServer, run: Run):
 def test_a_resource_name_says_where_its_job_is(
     vertex: VertexServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ):
-    name = vertex.add("shop_1").replace(vertex.number, vertex.project)
-    vertex.write(name, "here")
+    numbered = vertex.add("shop_1")
+    name = numbered.replace(vertex.number, vertex.project)
+    vertex.write(numbered, "here")
     monkeypatch.setenv("MILDNET_PROJECT", "other-shop")
     monkeypatch.setenv("MILDNET_REGION", "us-east1")
-    assert run("logs", name).output.endswith("  here\n")
+    for known in (name, numbered):
+        assert run("logs", known).output.endswith("  here\n")
     assert f"?project={vertex.project}\n" in run("show", name).output
     told = run("show", name, "--region", "us-east1").output
     assert told == f"error: that job is in {vertex.region}: add --region {vertex.region}\n"
