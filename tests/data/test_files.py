@@ -358,6 +358,30 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
         list(files.walk(str(tmp_path)))
 
 
+def test_two_machines_may_write_one_remote_file():
+    url = f"ram://bucket-{uuid.uuid4().hex}"
+    with files.whole_bytes(f"{url}/a") as one:
+        one.write(b"one")
+        with files.whole_bytes(f"{url}/a") as other:
+            other.write(b"other")
+    assert files.read_bytes(f"{url}/a") == b"one"
+    real, seen = tf.io.gfile.rename, []
+
+    def renamed(source, target, overwrite):
+        seen.append(source)
+        if len(seen) == 1:
+            with files.whole_bytes(target) as other:
+                other.write(b"other")
+        real(source, target, overwrite)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.io.gfile, "rename", renamed)
+        files.write_bytes(f"{url}/b", b"two")
+    assert len(set(seen)) == 2
+    assert files.read_bytes(f"{url}/b") == b"two"
+    assert sorted(tf.io.gfile.listdir(url)) == ["a", "b"]
+
+
 def test_a_remote_file_system_that_refuses_is_told_in_one_line(tmp_path):
     nowhere = "nosuchscheme://bucket/shop"
     with pytest.raises(UserError, match=r"cannot look at nosuchscheme://bucket/shop: file system"):

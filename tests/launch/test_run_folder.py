@@ -18,7 +18,7 @@ def test_a_job_that_was_killed_while_it_claimed_its_folder_is_taken_up(tmp_path,
         def dying(file, data, calls=calls, killed_at=killed_at):
             if next(calls) == killed_at:
                 # What a write that is cut short leaves on a disk, and in a bucket.
-                for name in (".config.json.x1", "config.json.part"):
+                for name in (".config.json.x1", "config.json.0123456789ab.part"):
                     (path / name).touch()
                 raise KeyboardInterrupt
             write(file, data)

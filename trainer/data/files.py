@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -128,14 +129,19 @@ def read_bytes(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def read_text(path: str) -> str:
+def read_text(path: str, *, any_bytes: bool = False) -> str:
     """Return a UTF-8 text file, with or without a byte order mark.
+
+    Args:
+        path: local or remote.
+        any_bytes: take bytes that are not UTF-8 as Python takes them in names of files.
 
     Raises:
         UserError: there is no such file, it cannot be read, or it is not UTF-8.
     """
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        errors = "surrogateescape" if any_bytes else "strict"
+        return read_bytes(path).decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} at position "
@@ -223,11 +229,17 @@ def whole_bytes(path: str) -> Iterator[IO[bytes]]:
         if is_remote(path):
             held = io.BytesIO()
             yield held
-            partial = f"{path}.part"
+            # Other machines may be writing the same file.
+            partial = f"{path}.{uuid.uuid4().hex[:12]}.part"
             with remote_errors():
-                with gfile().GFile(partial, "wb") as remote:
-                    remote.write(held.getvalue())
-                gfile().rename(partial, path, overwrite=True)
+                try:
+                    with gfile().GFile(partial, "wb") as remote:
+                        remote.write(held.getvalue())
+                    gfile().rename(partial, path, overwrite=True)
+                except BaseException:
+                    with contextlib.suppress(Exception):
+                        gfile().remove(partial)
+                    raise
         else:
             with _whole(path, mode="wb") as local:
                 yield local

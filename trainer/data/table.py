@@ -331,10 +331,15 @@ def below_common_folder(paths: Sequence[str] | np.ndarray) -> list[str]:
     """Return each path relative to the longest folder that all of them share."""
     if not len(paths):
         return []
+    start = len(common_folder(paths))
+    return [path[start:] for path in paths]
+
+
+def common_folder(paths: Sequence[str] | np.ndarray) -> str:
+    """Return the longest folder that all paths share, with its last slash; at least one path."""
     # The common prefix of all is that of the two extremes.
     low, high = min(paths), max(paths)
     same = 0
     while same < min(len(low), len(high)) and low[same] == high[same]:
         same += 1
-    start = low.rfind("/", 0, same) + 1
-    return [path[start:] for path in paths]
+    return low[: low.rfind("/", 0, same) + 1]

@@ -24,7 +24,7 @@ from trainer.data.files import (
 )
 
 #: What a process leaves that is killed before it has written the config.
-_BEGUN = re.compile(r"\.lock|\.config\.json\..*|config\.json\.part")
+_BEGUN = re.compile(r"\.lock|\.config\.json\..*|config\.json\..*part")
 
 
 class RunFolder:

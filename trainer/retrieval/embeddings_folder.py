@@ -2,6 +2,8 @@
 
 embeddings.npy     float32 (N, D), to be memory-mapped
 picture_keys.npy   uint8 (N, 32), what each was made from: see `embedding_cache`
+picture_files.npy  int64 (R, 2), bytes and time of change in nanoseconds of each row's file, as
+                   it was read, of R rows with and without a picture; zeros where not known
 items.csv          N items in the same order
 bad_images.log     pictures that were left out, each with its reason
 meta.json          of what, by which model, and the SHA-256 of the other files
@@ -20,16 +22,16 @@ from typing import Any
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import absolute, is_remote, reason
+from trainer.data.files import absolute, is_remote, reason, sha256
 from trainer.data.readers.items import read_items
 from trainer.data.table import ItemTable
 from trainer.retrieval.embedding_cache import WIDTH
 
-FORMAT = 1
+FORMAT = 2
 META, EMBEDDINGS, KEYS = "meta.json", "embeddings.npy", "picture_keys.npy"
-ITEMS, BAD = "items.csv", "bad_images.log"
+STATES, ITEMS, BAD = "picture_files.npy", "items.csv", "bad_images.log"
 #: The files that the meta data has checksums of.
-FILES = (EMBEDDINGS, KEYS, ITEMS, BAD)
+FILES = (EMBEDDINGS, KEYS, STATES, ITEMS, BAD)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class EmbeddingsMeta:
     Attributes:
         model: fingerprint of the exported model.
         catalogue: fingerprint of the table of all rows, see :meth:`ItemTable.fingerprint`.
+        source: folder that the pictures of all rows share.
         rows: of the catalogue.
         dim: numbers of an embedding.
         batch: rows of the catalogue that go through the model together.
@@ -55,6 +58,7 @@ class EmbeddingsMeta:
 
     model: str
     catalogue: str
+    source: str
     rows: int
     dim: int
     batch: int
@@ -111,8 +115,7 @@ def read_embeddings_folder(path: str | os.PathLike[str]) -> EmbeddingsFolder:
     """Return the embeddings of a whole catalogue.
 
     Raises:
-        UserError: no such folder, one that is not finished or only a shard, or files that do not
-            fit each other.
+        UserError: no such folder, one that is not finished or only a shard, or damaged files.
     """
     if is_remote(os.fspath(path)):
         raise UserError(f"{path}: copy it to this machine: mildnet embed merge {path} --to DIR")
@@ -123,6 +126,7 @@ def read_embeddings_folder(path: str | os.PathLike[str]) -> EmbeddingsFolder:
             f"{path} is shard {meta.shard} of {meta.shards}: merge all of them first "
             "(mildnet embed merge)"
         )
+    check_files(folder, meta, str(path))
     return read_part(folder, meta)
 
 
@@ -146,6 +150,22 @@ def read_meta(folder: Path) -> EmbeddingsMeta:
         raise UserError(f"{place}: damaged, or not written by mildnet") from None
 
 
+def check_files(folder: Path, meta: EmbeddingsMeta, path: str) -> None:
+    """Compare the files of a local folder with their checksums.
+
+    Args:
+        folder: with the files.
+        meta: what it says of itself.
+        path: what people know it by, for the message.
+
+    Raises:
+        UserError: one is missing, damaged or another one.
+    """
+    for name in FILES:
+        if not (folder / name).is_file() or sha256(folder / name) != meta.checksums.get(name):
+            raise UserError(f"{path}/{name} is damaged, or not what was written: copy it again")
+
+
 def read_part(folder: Path, meta: EmbeddingsMeta) -> EmbeddingsFolder:
     """Return what is in a local folder, whole or a shard with any items.
 
@@ -166,7 +186,7 @@ def read_part(folder: Path, meta: EmbeddingsMeta) -> EmbeddingsFolder:
                 f"{(meta.items, width)}"
             )
         arrays[name] = array
-    items = read_items(str(folder / ITEMS))
+    items = read_items(str(folder / ITEMS), any_bytes=True)
     if len(items) != meta.items or items.problems:
         raise UserError(f"{folder / ITEMS} holds {len(items)} items, {META} speaks of {meta.items}")
     return EmbeddingsFolder(str(folder), meta, arrays[EMBEDDINGS], arrays[KEYS], items)

@@ -15,7 +15,8 @@ def block(begin: int, end: int, faults: dict[int, str] | None = None) -> Block:
     rows = np.array([row for row in range(begin, end) if row not in (faults or {})], np.int64)
     vectors = np.repeat(rows[:, None], 4, axis=1).astype(np.float32)
     keys = np.repeat(rows[:, None], 32, axis=1).astype(np.uint8)
-    return Block(begin, end, rows, vectors, keys, faults or {})
+    states = np.arange(2 * begin, 2 * end).reshape(-1, 2)
+    return Block(begin, end, rows, vectors, keys, states, faults or {})
 
 
 def test_blocks_come_back_in_order_with_what_is_wrong(tmp_path: Path) -> None:
@@ -31,6 +32,7 @@ def test_blocks_come_back_in_order_with_what_is_wrong(tmp_path: Path) -> None:
     assert second.faults == {9: "the file is empty", 12: "größer"}
     whole = Block.joined([first, second])
     assert (whole.begin, whole.end, whole.faults) == (0, 16, second.faults)
+    assert whole.states.ravel().tolist() == list(range(32))
     wanted = [*range(8), 8, 10, 11, 13, 14, 15]
     for array in (whole.rows, whole.embeddings[:, 3], whole.keys[:, 31]):
         assert array.tolist() == wanted

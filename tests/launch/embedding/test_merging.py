@@ -87,6 +87,40 @@ def test_what_does_not_belong_together_is_refused(
     assert line(parts).startswith(f"{parts}: shard 2 of 3 is not finished: give its command again")
 
 
+def test_a_shard_with_fewer_rows_than_are_its_own_is_refused(
+    run: Path, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    """As a process wrote it that took what others had done for all."""
+    parts = shards(run, catalogue(30), tmp_path / "parts", 2)
+    place = parts / "shard-2-of-2" / "meta.json"
+    meta = json.loads(place.read_text())
+    place.write_text(json.dumps(meta | {"items": meta["items"] - 1}))
+    line = refused("embed", "merge", parts, "--to", tmp_path / "merged")
+    assert line == f"{place.parent} speaks of 13 rows of 14: delete it, and embed it again"
+
+
+def test_what_was_merged_before_is_compared(
+    run: Path, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    shop, merged = catalogue(30), tmp_path / "merged"
+    parts = shards(run, shop, tmp_path / "parts", 2)
+    words = ("embed", "merge", parts, "--to", merged)
+    done(*words)
+    good = (merged / "embeddings.npy").read_bytes()
+    (merged / "embeddings.npy").write_bytes(good[:-1] + b"\x01")
+    assert refused(*words).startswith(f"{merged}/embeddings.npy is damaged")
+    line = refused("index", run, "--embeddings", merged, "--to", tmp_path / "index")
+    assert line.startswith(f"{merged}/embeddings.npy is damaged")
+    (merged / "embeddings.npy").write_bytes(good)
+    assert done(*words).startswith("done before")
+    shutil.rmtree(parts / "shard-1-of-2")
+    (shop / "1.jpg").write_bytes((shop / "2.jpg").read_bytes())
+    shards(run, shop, parts, 2)
+    assert "before they were embedded again: delete it" in refused(*words)
+    assert (merged / "embeddings.npy").read_bytes() == good
+    assert not list(tmp_path.glob(".merge*"))
+
+
 def test_the_share_of_bad_pictures_is_that_of_the_whole(
     run: Path, catalogue: Catalogue, tmp_path: Path
 ) -> None:

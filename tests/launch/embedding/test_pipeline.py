@@ -63,7 +63,7 @@ def test_tasks_carry_the_rows_of_their_blocks(catalogue: Catalogue, tmp_path: Pa
         np.testing.assert_array_equal(read.box, items.box[rows])
     # A worker of an earlier start, whose file was replaced by one of other rows.
     write_tasks(path, items, [(4, 8)])
-    with pytest.raises(UserError, match="tasks.jsonl does not hold rows 0 to 4"):
+    with pytest.raises(UserError, match=r"tasks\.jsonl does not hold rows 0 to 4"):
         read_task(path, tasks[0])
 
 
@@ -98,7 +98,7 @@ def test_a_task_that_runs_twice_does_no_harm(
     path, folder = str(tmp_path / "tasks.jsonl"), tmp_path / "blocks"
     (task,) = write_tasks(path, items, [(0, 12)])
     model = str(run / "model")
-    plan = Plan(loaded(model).fingerprint(), "", 12, 16, BATCH, 1)
+    plan = Plan(loaded(model).fingerprint(), "", "", 12, 16, BATCH, 1)
     found = []
     for _ in range(2):
         worker = EmbedBlocks(path, str(folder), model, plan)

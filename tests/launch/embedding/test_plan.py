@@ -11,7 +11,7 @@ from trainer.launch.embedding.plan import Plan, gaps, parse_shard, pieces
 
 
 def plan(rows: int, shards: int, batch: int = 8) -> Plan:
-    return Plan("model", "catalogue", rows, 16, batch, shards)
+    return Plan("model", "catalogue", "/shop/", rows, 16, batch, shards)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 40, 100, 1000])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,7 @@ def test_the_arrays_are_those_of_the_model_itself(
         "embeddings.npy",
         "items.csv",
         "meta.json",
+        "picture_files.npy",
         "picture_keys.npy",
     ]
     assert folder.meta.model == embedder.fingerprint()
@@ -170,7 +173,7 @@ def test_of_two_processes_without_locks_the_first_to_finish_stands(
             done(*words)
             # A block that was still on its way.
             folder = self.folder if moment == "before" else self
-            folder.blocks.write(Block(0, 8, *(np.empty((0, n)) for n in (0, 16, 32)), {}))
+            folder.blocks.write(Block(0, 8, *(np.empty((0, n)) for n in (0, 16, 32, 2)), {}))
             first.append(contents(to))
         return real(self, *given)
 
@@ -179,7 +182,7 @@ def test_of_two_processes_without_locks_the_first_to_finish_stands(
         assert done(*words).startswith("40 embeddings of 16 numbers")
     found = contents(to)
     assert found == {name: first[1][name] for name in found}
-    assert len(found) == 5
+    assert len(found) == 6
     assert len(np.load(to / "embeddings.npy")) == 40
 
 
@@ -234,6 +237,80 @@ def test_work_on_something_else_is_refused(run: Path, catalogue: Catalogue, tmp_
 def test_options_are_checked_first(words: list[str], message: str, tmp_path: Path) -> None:
     assert refused("embed", "no-run", "--items", "none", "--to", tmp_path / "a", *words) == message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_pictures_that_have_changed_are_told(
+    run: Path, catalogue: Catalogue, tmp_path: Path, remote: bool
+) -> None:
+    shop = catalogue(40, bad=[7])
+    to = f"ram://{uuid.uuid4().hex}/shop" if remote else tmp_path / "a"
+    words = ("embed", run, "--items", shop, "--to", to, "--shard", "1/2", "--max-bad-share", 0.1)
+    done(*words)
+    # Another time alone, a picture that is not there now, and one of the other shard.
+    os.utime(shop / "2.jpg", (1, 1))
+    (shop / "3.jpg").unlink()
+    (shop / "35.jpg").write_bytes((shop / "1.jpg").read_bytes())
+    assert done(*words).startswith("done before")
+    # Another picture, and one that could not be used before.
+    (shop / "4.jpg").write_bytes((shop / "35.jpg").read_bytes()[:-2] + b"\0\xff\xd9")
+    (shop / "7.jpg").write_bytes((shop / "5.jpg").read_bytes() + b"\0")
+    line = refused(*words)
+    assert f"2 pictures have changed since they were embedded, the first: {shop}/4.jpg" in line
+
+
+def test_the_same_names_elsewhere_are_another_catalogue(
+    run: Path, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    shop = catalogue(20)
+    shutil.copytree(shop, tmp_path / "moved")
+    words = ("embed", run, "--to", tmp_path / "a", "--shard", "1/2", "--items")
+    done(*words, shop)
+    assert done(*words, shop / "items.csv").startswith("done before")
+    assert "holds embeddings of another catalogue: choose" in refused(*words, tmp_path / "moved")
+
+
+def test_a_folder_that_is_done_is_held_to_the_share_of_bad_pictures(
+    run: Path, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    words = ("embed", run, "--items", catalogue(20, bad=[3]), "--to", tmp_path / "a")
+    done(*words, "--max-bad-share", 0.1)
+    line = refused(*words, "--max-bad-share", 0.01)
+    assert "a share of 5.00% of the catalogue where --max-bad-share allows 1.00%" in line
+    assert line.endswith(f"the first: see {tmp_path / 'a'}/bad_images.log")
+
+
+def test_names_need_not_be_utf8(run: Path, catalogue: Catalogue, tmp_path: Path) -> None:
+    shop = catalogue(20)
+    (shop / "items.csv").unlink()
+    name = os.fsdecode(b"caf\xe9.jpg")
+    os.rename(shop / "0.jpg", shop / name)
+    os.rename(shop / "1.jpg", shop / "größe.jpg")
+    for shard in ("1/2", "2/2"):
+        done("embed", run, "--items", shop, "--to", tmp_path / "parts", "--shard", shard)
+    done("embed", "merge", tmp_path / "parts", "--to", tmp_path / "merged")
+    done("embed", run, "--items", shop, "--to", tmp_path / "whole")
+    assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
+    paths = read_embeddings_folder(tmp_path / "merged").items.path.tolist()
+    assert paths == read_catalogue(str(shop)).path.tolist()
+    assert {f"{shop}/{name}", f"{shop}/größe.jpg"} < set(paths)
+
+
+def test_a_remote_run_is_as_good_as_a_local_one(
+    run: Path, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    remote = f"ram://{uuid.uuid4().hex}/run"
+    for path in sorted(run.rglob("*")):
+        if path.is_file():
+            there = f"{remote}/{path.relative_to(run).as_posix()}"
+            tf.io.gfile.makedirs(there.rpartition("/")[0])
+            tf.io.gfile.copy(str(path), there)
+    shop = catalogue(20)
+    for given, to in ((run, "a"), (remote, "b")):
+        done("embed", given, "--items", shop, "--to", tmp_path / to)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    words = ("embed", remote, "--items", shop, "--to", tmp_path / "c", "--model")
+    assert f"{remote}/none does not exist" in refused(*words, f"{remote}/none")
 
 
 def test_a_remote_folder_gets_what_a_local_one_gets(

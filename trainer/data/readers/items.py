@@ -42,19 +42,21 @@ def items(data_path: str, *, file: str = "items.csv") -> ItemTable:
     return read_items(path)
 
 
-def read_items(path: str, *, labels: bool = True) -> ItemTable:
+def read_items(path: str, *, labels: bool = True, any_bytes: bool = False) -> ItemTable:
     """Read an items.csv from a local path or URL; see :func:`items`.
 
     Args:
         path: the file.
         labels: whether it tells the products. If not, a column `label` is neither needed nor looked
             at, and every picture gets its path in the file as a label of its own.
+        any_bytes: take names that are not UTF-8 as they are, as in what :meth:`ItemTable.to_csv`
+            writes of such files.
 
     Raises:
         UserError: as :func:`items`.
     """
     folder = path.rsplit("/", 1)[0]
-    records = read_records(path)
+    records = read_records(path, any_bytes=any_bytes)
     _, _, header = next(records, (0, 0, []))
     required = tuple(name for name in REQUIRED_COLUMNS if labels or name != "label")
     place = _columns(path, header, required)
@@ -98,16 +100,22 @@ def read_items(path: str, *, labels: bool = True) -> ItemTable:
     )
 
 
-def read_records(path: str) -> Iterator[tuple[int, int, list[str] | str]]:
+def read_records(
+    path: str, *, any_bytes: bool = False
+) -> Iterator[tuple[int, int, list[str] | str]]:
     """Yield the records of a CSV file: first line, last line, and fields or what is wrong.
 
     Empty lines are passed over. Lines count from 1.
+
+    Args:
+        path: the file.
+        any_bytes: see :func:`read_items`.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or a quote is never closed.
     """
     # Not str.splitlines: it also cuts at form feeds and other marks that may stand in a field.
-    text = files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    text = files.read_text(path, any_bytes=any_bytes).replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
     reader = csv.reader((line + "\n" for line in lines), strict=True)
     while True:

@@ -33,6 +33,7 @@ class Block:
         rows: int64 (N,), those with a picture that can be used, in order.
         embeddings: float32 (N, D).
         keys: uint8 (N, 32), see :func:`trainer.retrieval.embedding_cache.picture_key`.
+        states: int64 (end - begin, 2), see :mod:`trainer.launch.embedding.changes`.
         faults: what is wrong with the picture of each other row.
     """
 
@@ -41,6 +42,7 @@ class Block:
     rows: np.ndarray
     embeddings: np.ndarray
     keys: np.ndarray
+    states: np.ndarray
     faults: dict[int, str]
 
     @classmethod
@@ -52,6 +54,7 @@ class Block:
             np.concatenate([part.rows for part in parts]),
             np.concatenate([part.embeddings for part in parts]),
             np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.states for part in parts]),
             {row: fault for part in parts for row, fault in part.faults.items()},
         )
 
@@ -105,6 +108,7 @@ class Blocks:
                 rows=block.rows,
                 embeddings=block.embeddings,
                 keys=block.keys,
+                states=block.states,
                 bad_rows=np.array(list(block.faults), np.int64),
                 bad_faults=np.array(list(block.faults.values()), str),
             )
@@ -173,6 +177,7 @@ def _read(path: str, place: Place) -> Block:
             parts["rows"],
             parts["embeddings"],
             parts["keys"],
+            parts["states"],
             dict(zip(parts["bad_rows"].tolist(), parts["bad_faults"].tolist(), strict=True)),
         )
     if len(block.rows) != place.good or len(block.embeddings) != place.good:

@@ -103,14 +103,15 @@ class ShardFolder:
         # What the reader could not use stands in front, once.
         bad = list(items.problems) if self._shard == 1 else []
 
-        def each() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def each() -> Iterator[parts.Arrays]:
             for block in self.blocks.read():
                 rows.append(block.rows)
                 bad.extend(f"{items.path[row]}: {fault}" for row, fault in block.faults.items())
-                yield block.embeddings, block.keys
+                yield block.embeddings, block.keys, block.states
 
+        begin, end = self._plan.rows_of(self._shard)
         with parts.written_to(self.path, scratch=self.blocks.path) as folder:
-            parts.write_arrays(folder, meta, each())
+            parts.write_arrays(folder, meta, end - begin, each())
             parts.write_table(folder, items.select(np.concatenate(rows)), bad)
             parts.write_meta(folder, meta)
         self.blocks.clear()

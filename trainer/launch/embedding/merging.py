@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import absolute, is_remote, sha256, whole_folder
+from trainer.data.files import absolute, is_remote, whole_folder
 from trainer.data.join import join
 from trainer.data.table import ItemTable
 from trainer.launch.embedding import parts
@@ -18,11 +19,13 @@ from trainer.launch.embedding.folder import shard_folders
 from trainer.launch.embedding.plan import Plan
 from trainer.launch.embedding.walk import Embedded, bad_share
 from trainer.launch.run_folder import RunFolder
+from trainer.retrieval.embedding_cache import WIDTH
 from trainer.retrieval.embeddings_folder import (
     BAD,
-    FILES,
     META,
+    STATES,
     EmbeddingsMeta,
+    check_files,
     read_part,
 )
 
@@ -56,19 +59,45 @@ def merge(
     target = absolute(to)
     there = RunFolder(target)
     if there.exists(META):
-        meta = EmbeddingsMeta.from_dict(there.read_json(META), there.file(META))
-        if dataclasses.replace(meta, checksums={}) == whole:
+        before = EmbeddingsMeta.from_dict(there.read_json(META), there.file(META))
+        if dataclasses.replace(before, checksums={}) == whole:
+            _check_made(target, before, found, whole)
             tell("done before")
-            return Embedded(target, meta)
+            return Embedded(target, before)
     if there.names():
         raise UserError(f"{to} holds something else: choose another folder")
     with _made(target) as folder:
-        tables: list[ItemTable] = []
-        bad: list[str] = []
-        parts.write_arrays(folder, whole, _arrays(found, tables, bad))
-        parts.write_table(folder, join(tables), bad)
-        meta = parts.write_meta(folder, whole)
+        meta = _write(folder, found, whole)
     return Embedded(target, meta)
+
+
+def _check_made(
+    target: str,
+    before: EmbeddingsMeta,
+    found: list[tuple[str, EmbeddingsMeta]],
+    whole: EmbeddingsMeta,
+) -> None:
+    """Check that a folder is whole, and what its shards make now."""
+    with parts.read_from(target) as folder:
+        check_files(folder, before, target)
+    # Made again beside it: what it says of itself may not say more than one go would.
+    scratch = None if is_remote(target) else Path(target).parent
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".merge-") as made:
+        if _write(Path(made), found, whole) != before:
+            raise UserError(
+                f"{target} was made of these shards before they were embedded again: delete it, "
+                "or choose another folder"
+            )
+
+
+def _write(
+    folder: Path, found: list[tuple[str, EmbeddingsMeta]], whole: EmbeddingsMeta
+) -> EmbeddingsMeta:
+    tables: list[ItemTable] = []
+    bad: list[str] = []
+    parts.write_arrays(folder, whole, whole.rows, _arrays(found, tables, bad))
+    parts.write_table(folder, join(tables), bad)
+    return parts.write_meta(folder, whole)
 
 
 def _shards(path: str) -> list[tuple[str, EmbeddingsMeta]]:
@@ -102,6 +131,12 @@ def _in_order(
             raise UserError(
                 f"shard {other.shard} of {plan.shards} comes twice: {by_number[other.shard]} and "
                 f"{path}; give one of them"
+            )
+        begin, end = plan.rows_of(other.shard)
+        if other.items + other.bad != end - begin:
+            raise UserError(
+                f"{path} speaks of {other.items + other.bad:,} rows of {end - begin:,}: delete it, "
+                "and embed it again"
             )
         by_number[other.shard] = path
     missing = [str(n) for n in range(1, plan.shards + 1) if n not in by_number]
@@ -137,26 +172,23 @@ def _whole(metas: list[EmbeddingsMeta], max_bad_share: float | None) -> Embeddin
 
 def _arrays(
     found: list[tuple[str, EmbeddingsMeta]], tables: list[ItemTable], bad: list[str]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield embeddings and keys of all shards in order; fill in their tables, and what was bad."""
+) -> Iterator[parts.Arrays]:
+    """Yield the arrays of all shards in order; fill in their tables, and what was bad."""
+    none = np.empty((0, 2), np.int64)
     for path, meta in found:
         with parts.read_from(path) as folder:
-            _check_files(folder, meta, path)
+            check_files(folder, meta, path)
             lines = (folder / BAD).read_bytes().decode("utf-8", "surrogateescape")
             bad += lines.split("\n")[:-1]
+            empty = np.empty((0, meta.dim), np.float32), np.empty((0, WIDTH), np.uint8)
+            yield *empty, np.load(folder / STATES)
             if not meta.items:
                 continue
             part = read_part(folder, meta)
             tables.append(part.items)
             for begin in range(0, meta.items, CHUNK):
                 rows = slice(begin, begin + CHUNK)
-                yield part.embeddings[rows], part.keys[rows]
-
-
-def _check_files(folder: Path, meta: EmbeddingsMeta, path: str) -> None:
-    for name in FILES:
-        if not (folder / name).is_file() or sha256(folder / name) != meta.checksums[name]:
-            raise UserError(f"{path}/{name} is damaged, or not what was written: copy it again")
+                yield part.embeddings[rows], part.keys[rows], none
 
 
 @contextlib.contextmanager

@@ -18,7 +18,9 @@ from trainer.data.files import (
     gfile,
     is_remote,
     reason,
+    require_folder,
     sha256,
+    walk,
     whole_file,
     write_bytes,
 )
@@ -32,19 +34,22 @@ from trainer.retrieval.embeddings_folder import (
     ITEMS,
     KEYS,
     META,
+    STATES,
     EmbeddingsMeta,
 )
 
+#: Embeddings, keys and states of files of consecutive rows.
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def write_arrays(
-    folder: Path, meta: EmbeddingsMeta, parts: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    """Write embeddings and keys, a part of the rows at a time.
+
+def write_arrays(folder: Path, meta: EmbeddingsMeta, rows: int, parts: Iterable[Arrays]) -> None:
+    """Write embeddings, keys and states of files, a part of the rows at a time.
 
     Args:
         folder: local.
         meta: says how many there are, and of how many numbers.
-        parts: float32 (n, D) and uint8 (n, 32) of consecutive rows.
+        rows: of the catalogue, with those that are left out.
+        parts: float32 (n, D), uint8 (n, 32) and int64 (m, 2) of consecutive rows.
 
     Raises:
         UserError: the disk refuses.
@@ -53,10 +58,12 @@ def write_arrays(
         with (
             _rows(folder / EMBEDDINGS, meta.items, meta.dim, np.float32) as embeddings,
             _rows(folder / KEYS, meta.items, WIDTH, np.uint8) as keys,
+            _rows(folder / STATES, rows, 2, np.int64) as states,
         ):
-            for some, made_from in parts:
+            for some, made_from, files in parts:
                 embeddings(some)
                 keys(made_from)
+                states(files)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {reason(error)}") from None
 
@@ -141,4 +148,24 @@ def read_from(path: str) -> Iterator[Path]:
         with remote_reasons(path):
             for name in (*FILES, META):
                 gfile().copy(f"{path}/{name}", os.path.join(scratch, name))
+        yield Path(scratch)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """Give a local folder with the files of one that may be remote, a copy for the time.
+
+    Raises:
+        UserError: a remote folder is not there, or cannot be read.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        with remote_reasons(path):
+            for place, names in walk(require_folder(path)):
+                os.makedirs(os.path.join(scratch, place), exist_ok=True)
+                for name in names:
+                    inside = os.path.join(place, name)
+                    gfile().copy(f"{path}/{inside}", os.path.join(scratch, inside))
         yield Path(scratch)

@@ -18,6 +18,7 @@ from trainer.data.files import is_remote
 from trainer.data.table import ItemTable
 from trainer.data.verify import fault_before_decoding, fault_of_kind, read_picture
 from trainer.launch.embedding.blocks import Block
+from trainer.launch.embedding.changes import states_of
 from trainer.launch.in_flight import in_flight
 from trainer.retrieval.embed import embed
 from trainer.retrieval.embedding_cache import WIDTH, picture_key
@@ -35,12 +36,14 @@ class Decoded:
         rows: int64 (N,), in order.
         images: uint8 (N, S, S, 3).
         keys: uint8 (N, 32).
+        states: int64 (M, 2), of all rows, see :mod:`trainer.launch.embedding.changes`.
         faults: of the other rows.
     """
 
     rows: np.ndarray
     images: np.ndarray
     keys: np.ndarray
+    states: np.ndarray
     faults: dict[int, str]
 
 
@@ -87,7 +90,9 @@ class PictureEmbedder:
             try:
                 for (begin, end), found in in_flight(pool, decoded, batches, 2 * self._threads):
                     vectors = self._vectors(found, items.path[found.rows - first].tolist())
-                    yield Block(begin, end, found.rows, vectors, found.keys, found.faults)
+                    yield Block(
+                        begin, end, found.rows, vectors, found.keys, found.states, found.faults
+                    )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -99,6 +104,8 @@ class PictureEmbedder:
         return embed(self._embedder, [{"image": found.images}], len(paths), dim=dim, paths=paths)
 
     def _decoded(self, paths: list[str], boxes: np.ndarray, first: int) -> Decoded:
+        # Before the files are read: one that is written to meanwhile is found to have changed.
+        states = states_of(paths)
         each = self._readers.map if any(map(is_remote, paths)) else map
         contents, faults = zip(*each(read_picture, paths), strict=True)
         why = {
@@ -115,6 +122,7 @@ class PictureEmbedder:
             rows=first + np.array(good, np.int64),
             images=images,
             keys=np.array(keys, np.uint8).reshape(len(good), WIDTH),
+            states=states,
             faults={first + number: fault for number, fault in why.items() if fault},
         )
 

@@ -67,7 +67,7 @@ def embed_by_beam(
     with places.local_folder(model) as folder:
         work = Work(finished, options, load_embedder(str(folder)))
     with work.folder.locked():
-        if (meta := work.folder.finished()) is not None:
+        if (meta := work.finished()) is not None:
             tell("done before")
             return Embedded(work.folder.path, meta)
         left = work.left()

@@ -14,6 +14,7 @@ from trainer.config import UserError
 WORDS = {
     "model": "model",
     "catalogue": "catalogue",
+    "source": "catalogue",
     "rows": "catalogue",
     "dim": "model",
     "batch": "version of mildnet",
@@ -32,6 +33,7 @@ class Plan:
     Attributes:
         model: fingerprint of the exported model.
         catalogue: fingerprint of the table.
+        source: folder that all its pictures share, which the fingerprint leaves out.
         rows: of the table.
         dim: numbers of an embedding.
         batch: rows that go through the model together.
@@ -40,6 +42,7 @@ class Plan:
 
     model: str
     catalogue: str
+    source: str
     rows: int
     dim: int
     batch: int

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from trainer.config import UserError
 from trainer.config.console import plain
 from trainer.data.progress import bar
-from trainer.data.table import ItemTable
+from trainer.data.table import ItemTable, common_folder
+from trainer.launch.embedding import parts
 from trainer.launch.embedding.blocks import SNAPSHOT, Block
+from trainer.launch.embedding.changes import changed_pictures
 from trainer.launch.embedding.folder import ShardFolder
 from trainer.launch.embedding.pictures import PictureEmbedder
 from trainer.launch.embedding.plan import Plan, gaps, pieces
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import read_catalogue
-from trainer.retrieval.embeddings_folder import EmbeddingsMeta
+from trainer.retrieval.embeddings_folder import BAD, EmbeddingsMeta
 from trainer.serving.embedder import Embedder
 
 #: Seconds between lines on how far it is, where there is no terminal for a bar.
@@ -81,6 +83,7 @@ class Work:
         self.plan = Plan(
             model=embedder.fingerprint(),
             catalogue=self.items.fingerprint(),
+            source=common_folder(self.items.path),
             rows=len(self.items),
             dim=embedder.dim,
             batch=embedder.batch_size,
@@ -96,6 +99,24 @@ class Work:
     def rows(self) -> tuple[int, int]:
         """First row, and the one behind the last."""
         return self.plan.rows_of(self.shard)
+
+    def finished(self) -> EmbeddingsMeta | None:
+        """Return what the shard says of itself, if it is finished, after a look at its pictures.
+
+        Raises:
+            UserError: more are bad than are allowed now, or pictures have changed.
+        """
+        if (meta := self.folder.finished()) is None:
+            return None
+        self.check_bad(meta.bad)
+        mine = self.items.select(slice(*self.rows))
+        if changed := changed_pictures(mine, self.folder.path, self.plan.model):
+            raise UserError(
+                f"{self.folder.path}: {len(changed):,} pictures have changed since they were "
+                f"embedded, the first: {changed[0]}; to embed them, delete the folder or choose "
+                "another"
+            )
+        return meta
 
     def left(self) -> list[tuple[int, int]]:
         """Return what is left to do: stretches of rows, each to be written as a block."""
@@ -173,7 +194,7 @@ class Work:
         for block in self.folder.blocks.read():
             for row, fault in block.faults.items():
                 return f"{self.items.path[row]}: {fault}"
-        return ""
+        return f"see {self.folder.path}/{BAD}"
 
 
 def bad_share(bad: int, rows: int, problems: int) -> float:
@@ -203,10 +224,11 @@ def embed_catalogue(
         UserError: no model in the run, no pictures, too many that cannot be used, a folder of
             something else, or one that another process is working in.
     """
-    embedder = Embedder(options.model_folder or run.file("model"))
-    work = Work(run, options, embedder)
+    with parts.local_copy(options.model_folder or run.file("model")) as model:
+        embedder = Embedder(model)
+        work = Work(run, options, embedder)
     with work.folder.locked():
-        if (meta := work.folder.finished()) is None:
+        if (meta := work.finished()) is None:
             left = work.left()
             tell_start(work, left, tell)
             embed_blocks(work, left, PictureEmbedder(embedder, work.plan.model), tell)
