@@ -516,3 +516,27 @@ def test_replacing_a_component_drops_what_the_file_set_for_the_old_one():
         JobConfig.from_mapping(values, ["dataset=items", "dataset.classes=9"])
     with pytest.raises(UserError, match=r"config: unknown key 'dataset\.classes'"):
         JobConfig.from_mapping({**values, "dataset": "items"})
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://root:Sesame77@host:19530", "written to disk: put it into .* MILVUS_TOKEN"),
+        ("root:Sesame77@host:19530", "written to disk: put it into .* MILVUS_TOKEN"),
+        ("https://root:Sesame/77@host", "written to disk: put it into .* MILVUS_TOKEN"),
+        ("https://host?token=Sesame77", "written to disk: put it into .* MILVUS_TOKEN"),
+        ("http://host:x", "'http://host:x' is not an address such as"),
+        ("http://host:99999", "'http://host:99999' is not an address such as"),
+        ("http://host:0", "'http://host:0' is not an address such as"),
+        ("http://[::1", r"'http://\[::1' is not an address such as"),
+        ("http://:19530", "'http://:19530' is not an address such as"),
+        ("shop.db", "'shop.db' is not an address such as"),
+    ],
+)
+def test_an_address_with_a_secret_or_that_is_none_is_refused_before_it_is_written(address, message):
+    values = {"model_id": "mildnet", "loss": "triplet_semihard", "index": "milvus"}
+    good = JobConfig.from_mapping({**values, "index.uri": "http://[::1]:19530"})
+    assert good.parameters["index"]["uri"] == "http://[::1]:19530"
+    with pytest.raises(UserError, match=rf"^--set: index\.uri: .*{message}") as told:
+        JobConfig.from_mapping(values, [f"index.uri={address}"])
+    assert "Sesame" not in str(told.value)

@@ -155,6 +155,7 @@ def test_two_processes_cannot_train_in_one_folder(finished):
         (["train.monitor=triplet_accuracy"], "train.monitor=triplet_accuracy can't be measured"),
         (["lr=0.1", "schedule=cosine", "schedule.final_lr=1"], "schedule.final_lr"),
         (["optimizer.beta_1=2"], "optimizer.beta_1"),
+        (["index=hnsw", "index.m=1"], "index.m: m=1 is below 2"),
         (["model.trunk=convnet_smal"], "convnet_smal.*convnet_small"),
         (["model.weights=/nowhere.h5"], "nowhere"),
         (["dataset=items"], "items.csv"),

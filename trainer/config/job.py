@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import cnf, options, registry
+from trainer.config.addresses import check_address
 from trainer.config.cnf import Given
 from trainer.config.errors import UserError
 from trainer.config.model_module import ModelModule
@@ -641,6 +642,8 @@ class _Resolver:
             if given is not None:
                 with _located(given.origin, key):
                     found[name] = _checked(parameter, parameter.parse(given.value))
+                    if name == component.tags.get("address"):
+                        check_address(found[name], component.tags["environment"])
             elif parameter.required:
                 where = self._at(COMPONENT_KEYS.get(prefix, "trackers"))
                 raise UserError(

@@ -70,7 +70,8 @@ def register(
         like: another name of the same component, marked above; its `defaults`, `released` and
             tags hold here too, as far as this mark does not replace them.
         **tags: facts that other parts of a config are checked against, such as
-            `takes="triplets"` for a loss over explicit triplets.
+            `takes="triplets"` for a loss over explicit triplets, or `address="uri"` and
+            `environment="TOKEN"` for a parameter that may hold no password, and where that goes.
     """
     if kind not in ROOMS:
         raise ValueError(f"unknown kind of component {kind!r}; kinds: {', '.join(ROOMS)}")

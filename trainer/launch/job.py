@@ -206,6 +206,7 @@ def _plan(config: JobConfig, splits: Splits, strategy: Any) -> _Plan:
         note=note,
     )
     _optimizer(config, plan, 1.0)
+    config.build("index")
     return plan
 
 

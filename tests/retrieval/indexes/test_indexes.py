@@ -238,6 +238,7 @@ def test_ivf_pq_trains_on_a_sample_and_chooses_its_sizes():
         ("milvus", {"timeout": 0}),
         ("milvus", {"collection": "my shop"}),
         ("milvus", {"uri": "shop.db"}),
+        ("milvus", {"uri": "http://host:x"}),
     ],
 )
 def test_parameters_out_of_range_are_named(kind, parameters):

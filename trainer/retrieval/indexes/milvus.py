@@ -11,14 +11,21 @@ import weakref
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from trainer.config import UserError, register
+from trainer.config.addresses import check_address
 from trainer.retrieval.indexes.base import Index
 from trainer.retrieval.indexes.faiss import cell_count
-from trainer.retrieval.indexes.milvus_server import Lite, Remote, Server, client_package, place
+from trainer.retrieval.indexes.milvus_server import (
+    VARIABLE,
+    Lite,
+    Remote,
+    Server,
+    client_package,
+    place,
+)
 
 #: The most neighbours that Milvus gives for a query, or rows for a list of keys.
 MOST = 16_384
@@ -40,7 +47,7 @@ PATIENCE = 600.0
 KEYS = "keys.npy"
 
 
-@register("index", "milvus")
+@register("index", "milvus", address="uri", environment="MILVUS_TOKEN")
 class Milvus(Index):
     """Vectors in Milvus: Milvus Lite in the index folder, or a server or cluster by its address.
 
@@ -91,7 +98,10 @@ class Milvus(Index):
         nprobe: int = 16,
         timeout: float = 30.0,
     ) -> None:
-        _check_uri(uri)
+        try:
+            check_address(uri, VARIABLE)
+        except ValueError as error:
+            raise ValueError(f"uri: {error}") from None
         if uri and not collection:
             raise ValueError("uri needs collection=NAME, a name for this index on that Milvus")
         if collection and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,199}", collection):
@@ -481,20 +491,6 @@ class Milvus(Index):
             p = self.parameters
             self._server = Remote(p["uri"], p["database"], p["timeout"]) if p["uri"] else Lite()
         return self._server
-
-
-def _check_uri(uri: str) -> None:
-    """Refuse an address that is none, or that holds what must not be written to disk."""
-    if not uri:
-        return
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
-        raise ValueError(f"uri={uri!r} is not an address such as http://host:19530")
-    if parts.username or parts.password or parts.query:
-        raise ValueError(
-            f"uri of {parts.hostname} holds a user, password or token, which would be written to "
-            "disk: put it into the environment, MILVUS_TOKEN=user:password"
-        )
 
 
 def _drop(server: Server, name: str) -> None:
