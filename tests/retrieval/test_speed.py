@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
-from trainer.config import UserError
+from trainer.config import UserError, get
 from trainer.retrieval import speed
 from trainer.retrieval.indexes import Index
 from trainer.retrieval.indexes.milvus_server import client_package
@@ -201,7 +201,7 @@ def test_on_a_gpu_the_index_is_moved_there_and_only_there(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_process")
-def test_milvus_is_measured_with_all_of_its_files(tmp_path):
+def test_milvus_is_measured_with_all_of_its_files(tmp_path, monkeypatch):
     pytest.importorskip("milvus_lite", reason="extra milvus is not installed")
     client_package()  # before anything else imports pymilvus
     server = importlib.import_module("milvus_lite.adapter.grpc.server")
@@ -209,9 +209,18 @@ def test_milvus_is_measured_with_all_of_its_files(tmp_path):
     task = task_of(queries=10)
     (local,) = measure_index("milvus", task, parameters={"index_type": "flat"}, repeats=1)
     address = {"index_type": "flat", "uri": f"http://127.0.0.1:{port}", "collection": "speed"}
+    live = get("index", "milvus").build(**address).build(task.gallery)
+    live.save(tmp_path / "live")
     (remote,) = measure_index("milvus", task, parameters=address, repeats=1)
     assert local.recall == remote.recall == 1
     assert remote.file_bytes < 1000 < 300 * 8 * 4 < local.file_bytes
-    assert database.list_collections() == []  # what was measured has gone from the server
+    monkeypatch.setattr(speed, "_latencies", None)
+    with pytest.raises(TypeError):
+        measure_index("milvus", task, parameters=address, repeats=1)
+    # What was measured has gone from the server, and an index of the same name is as it was.
+    assert database.list_collections() == [live._name]
+    assert database._aliases("default") == {"speed": live._name}
+    assert live.search(task.queries, 1).neighbours.shape == (10, 1)
+    live.close()
     running.stop(0)
     database.close()

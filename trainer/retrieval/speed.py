@@ -7,6 +7,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,6 +155,9 @@ def measure_index(
 ) -> list[SearchSpeed]:
     """Build an index once and measure it at each of its settings, each loaded anew from its file.
 
+    On a server it gets a collection of its own, named after the one that was given, which goes
+    however this ends.
+
     Args:
         kind: registered name of the index.
         task: what is searched.
@@ -174,6 +178,9 @@ def measure_index(
         raise UserError(f"{kind}.gpu={given['gpu']}: both are measured where FAISS has a GPU")
     if "gpu" in component.parameters:
         given["gpu"] = "on" if gpu else "off"
+    if given.get("uri") and given.get("collection"):
+        # Under the name itself there may be an index that others search.
+        given["collection"] = f"{given['collection'][:150]}_{secrets.token_hex(6)}_speed"
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "index"
         try:
@@ -184,40 +191,56 @@ def measure_index(
         except RuntimeError as error:  # how FAISS says that a GPU cannot hold it
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"index {kind!r} cannot be built: {reason}") from None
-        index.save(folder)
-        file_bytes = sum(
-            path.stat().st_size for path in folder.iterdir() if path.name not in BESIDE
-        )
-        del index
-        resident = None if gpu else _resident_bytes(folder, task, kind)
-        rows = []
-        for setting in _settings(kind, task, given):
-            tuned = {**setting, "gpu": "on"} if gpu else setting
-            loaded = load_index(folder, **tuned)
-            if hasattr(loaded, "threads"):
-                loaded.threads = threads
-            speed, found = _throughput(loaded, task, repeats)
-            latencies = _latencies(loaded, task)
-            p50, p95, p99 = np.quantile(latencies, [0.5, 0.95, 0.99]).tolist()
-            rows.append(
-                SearchSpeed(
-                    index=kind,
-                    gpu=gpu,
-                    setting=setting,
-                    build_seconds=build_seconds,
-                    file_bytes=file_bytes,
-                    resident_bytes=resident,
-                    queries_per_second=speed,
-                    p50=p50,
-                    p95=p95,
-                    p99=p99,
-                    calls=len(latencies),
-                    recall=task.recall(found),
-                )
+        with _discarded(index if given.get("uri") else None):
+            index.save(folder)
+            file_bytes = sum(
+                path.stat().st_size for path in folder.iterdir() if path.name not in BESIDE
             )
-        if hasattr(loaded, "discard"):  # on a server, where it would stay
-            loaded.discard()
+            del index
+            resident = None if gpu else _resident_bytes(folder, task, kind)
+            rows = []
+            for setting in _settings(kind, task, given):
+                tuned = {**setting, "gpu": "on"} if gpu else setting
+                loaded = load_index(folder, **tuned)
+                if hasattr(loaded, "threads"):
+                    loaded.threads = threads
+                speed, found = _throughput(loaded, task, repeats)
+                latencies = _latencies(loaded, task)
+                p50, p95, p99 = np.quantile(latencies, [0.5, 0.95, 0.99]).tolist()
+                rows.append(
+                    SearchSpeed(
+                        index=kind,
+                        gpu=gpu,
+                        setting=setting,
+                        build_seconds=build_seconds,
+                        file_bytes=file_bytes,
+                        resident_bytes=resident,
+                        queries_per_second=speed,
+                        p50=p50,
+                        p95=p95,
+                        p99=p99,
+                        calls=len(latencies),
+                        recall=task.recall(found),
+                    )
+                )
     return rows
+
+
+@contextlib.contextmanager
+def _discarded(index: Any) -> Iterator[None]:
+    """Remove an index from the server that it is on, if it is on one; an error within comes first.
+
+    One without a server is not held here, so that its memory can be given back.
+    """
+    try:
+        yield
+    except BaseException:
+        if index is not None:
+            with contextlib.suppress(UserError):
+                index.discard()
+        raise
+    if index is not None:
+        index.discard()
 
 
 def _settings(kind: str, task: SearchTask, given: Mapping[str, Any]) -> list[dict[str, int]]:
