@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -331,6 +332,112 @@ def test_a_full_disk_changes_nothing(shop):
     live._changes._file.execute("PRAGMA max_page_count = 100000")
     live.add("b", b"x" * 100_000, np.ones(DIM), label="b")
     assert [item.id for item in live.list(60, 9)] == ["a", "b"]
+
+
+def test_a_disk_that_is_full_at_the_first_change_may_have_room_later(shop, tmp_path, monkeypatch):
+    live, _ = shop
+
+    class Full(sqlite3.Connection):
+        def execute(self, *words):
+            if words[0].lstrip().startswith("CREATE"):
+                raise sqlite3.OperationalError("full")
+            return super().execute(*words)
+
+    def full(*words, real=sqlite3.connect, **options):
+        return real(*words, factory=Full, **options)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (0, 5000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        try:
+            with pytest.raises(UserError, match=r"^cannot write .*index.changes.sqlite: "):
+                live.remove("0/3.jpg")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert live.version == 0
+    live.close()
+    for writable in (False, True):
+        live = LiveCatalogue(tmp_path / "index", writable=writable)
+        assert len(live) == 60
+        live.close()
+    live = LiveCatalogue(tmp_path / "index")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", full)
+        with pytest.raises(UserError, match=r"^cannot write .*index.changes.sqlite: full$"):
+            live.remove("0/3.jpg")
+    live.remove("0/3.jpg")
+    live.close()
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as again:
+        assert len(again) == 59
+
+
+def test_a_file_of_changes_is_begun_whole_or_not_at_all(tmp_path):
+    """Killed between two statements of the first change."""
+    made(tmp_path / "index", count=5)
+    subprocess.run([sys.executable, "-c", DYING, str(tmp_path / "killed")], check=True)
+    lengths = []
+    for number in range(24):
+        file = tmp_path / f"killed{number}"
+        with contextlib.closing(LiveCatalogue(tmp_path / "index", changes=file)) as live:
+            lengths.append(len(live))
+            live.remove("0/3.jpg")
+    assert lengths == sorted(lengths, reverse=True)
+    assert set(lengths) == {4, 5}
+
+
+#: Its children are killed before one of the statements that they give.
+DYING = """
+import os, signal, sqlite3, sys
+from trainer.serving.changes import Changes
+
+class Connection(sqlite3.Connection):
+    left = 0
+
+    def execute(self, *words):
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        Connection.left -= 1
+        return super().execute(*words)
+
+    executescript = executemany = lambda self, sql, rows=((),): [
+        self.execute(one, *([row] if row else ())) for one in sql.split(";") for row in rows
+    ]
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *words, **options: connect(*words, factory=Connection, **options)
+for number in range(24):
+    if child := os.fork():
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        continue
+    Connection.left = number
+    file = Changes(f"{sys.argv[1]}{number}", model="model-1", dim=8, writable=True)
+    file.remove(indexed="/data/shop/0/0.jpg")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("missing", [("model",), ("dim",), ("dim", "model")])
+def test_a_file_of_changes_that_does_not_say_its_model(tmp_path, missing):
+    made(tmp_path / "index", count=5)
+    file = changes_file(tmp_path / "index")
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        live.add("a", PICTURE, np.ones(DIM), label="a")
+        live.remove("a")
+
+    def forget():
+        with contextlib.closing(sqlite3.connect(file)) as other:
+            other.executemany("DELETE FROM about WHERE name = ?", [(name,) for name in missing])
+            other.commit()
+
+    forget()
+    for writable in (False, True):
+        with contextlib.closing(LiveCatalogue(tmp_path / "index", writable=writable)) as live:
+            assert len(live) == 5
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        live.remove("0/0.jpg")
+    forget()
+    with pytest.raises(UserError, match="does not say which model its changes were made with"):
+        LiveCatalogue(tmp_path / "index")
 
 
 def test_pictures_and_vectors(tmp_path):

@@ -76,8 +76,8 @@ class Changes:
     It is an SQLite database with a rollback journal: unlike a write-ahead log, that needs no shared
     memory (network disks and mounted buckets have none), can be read where nothing can be written,
     and leaves one file to copy. What was written survives a killed process and a power cut. Items
-    of the index that were removed are known by their id there, which is a path and stays the same
-    when the index is built anew.
+    of the index that were removed are known by their id there, which is a path, with the number of
+    the box where a picture has several, and stays the same when the index is built anew.
 
     Args:
         path: the file; made when the first change is written.
@@ -111,8 +111,12 @@ class Changes:
                 if writable:
                     raise UserError(f"cannot write {self.path}: {reason(error)}") from None
                 # Nor does any other process write where this one must not make a lock.
-            if self.path.exists():
+            # It is empty where the disk was full at the first change.
+            if self.path.exists() and self.path.stat().st_size:
                 self._open()
+        except sqlite3.Error as error:
+            self.close()
+            raise UserError(f"{self.path} cannot be read as a file of changes: {error}") from None
         except BaseException:
             self.close()
             raise
@@ -247,19 +251,23 @@ class Changes:
             raise ChangesFault(str(error)) from None
 
     def _open(self) -> None:
+        """Open the file; where that fails it is left closed, to be opened anew."""
         try:
-            self._file = self._connected("rwc" if self.writable else "ro")
-            try:
-                self._check(self._file)
-            except sqlite3.OperationalError:
-                if self.writable:
-                    raise
-                # A change that was cut off has to be rolled back, which is a write.
-                self._file.close()
-                self._file = self._connected("rw")
-                self._check(self._file)
-        except sqlite3.Error as error:
-            raise UserError(f"{self.path} cannot be read as a file of changes: {error}") from None
+            self._file = self._opened("rwc" if self.writable else "ro")
+        except sqlite3.OperationalError:
+            if self.writable:
+                raise
+            # A change that was cut off has to be rolled back, which is a write.
+            self._file = self._opened("rw")
+
+    def _opened(self, mode: str) -> sqlite3.Connection:
+        file = self._connected(mode)
+        try:
+            self._check(file)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _connected(self, mode: str) -> sqlite3.Connection:
         file = sqlite3.connect(
@@ -278,11 +286,14 @@ class Changes:
 
         fresh = not number("schema_version")
         if fresh and self.writable:
-            file.executescript(
-                f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION};"
-                f" PRAGMA user_version = {VERSION}; COMMIT;"
-            )
+            # All in one, for the process may be killed at any moment.
+            file.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA.split(";"):
+                file.execute(statement)
+            file.execute(f"PRAGMA application_id = {APPLICATION}")
+            file.execute(f"PRAGMA user_version = {VERSION}")
             file.executemany("INSERT INTO about VALUES (?, ?)", self._about.items())
+            file.execute("COMMIT")
         elif fresh or number("application_id") != APPLICATION:
             raise UserError(f"{self.path} is no file of changes of a catalogue: give another")
         if number("user_version") != VERSION:
@@ -291,6 +302,12 @@ class Changes:
                 f"{VERSION}): use the mildnet that wrote it"
             )
         about = dict(file.execute("SELECT name, value FROM about"))
+        if self._about.keys() - about.keys():
+            if file.execute("SELECT id FROM added UNION ALL SELECT id FROM removed").fetchone():
+                raise UserError(f"{self.path} does not say which model its changes were made with")
+            about = self._about
+            if self.writable:
+                file.executemany("REPLACE INTO about VALUES (?, ?)", about.items())
         models = {about["model"], self._about["model"]} - {""}
         if about["dim"] != self._about["dim"] or len(models) > 1:
             raise UserError(
