@@ -89,6 +89,26 @@ def test_a_service_that_is_away_when_the_picture_comes(visit, open_shop):
     expect(page.locator("#picture")).to_be_visible()
 
 
+def test_a_picture_that_comes_before_the_service_answers(visit):
+    page = visit()
+    settle(page)
+    held = []
+    page.route("**/v1/catalogue", lambda route: held.append(route))
+    page.reload()
+    page.locator("#file").set_input_files(upload(draw(COLOURS["teal"])))
+    expect(page.locator("#picture")).to_be_visible()
+    page.wait_for_timeout(200)
+    with page.expect_response("**/v1/search"):
+        for route in held:
+            route.continue_()
+    expect(page.locator("#asked-name")).to_have_text("mine.png")
+    settle(page)
+    assert first_colour(page) == "teal"
+    options = page.locator("#k option").all_inner_texts()
+    assert len(held) == 1
+    assert len(options) == len(set(options))
+
+
 def test_too_many_searches(visit):
     """The service says when to come again, and the page does, unless that is far away."""
     visit.refusals = True

@@ -106,6 +106,21 @@ def test_a_reloaded_page_has_lost_the_picture(visit):
     expect(page.locator("#problem")).to_be_empty()
 
 
+def test_a_picture_of_an_earlier_load_is_not_another_one(visit):
+    page = visit()
+    settle(page)
+    pick(page, upload(draw(COLOURS["red"]), "red.png"))
+    page.reload()
+    expect(page.locator("#problem")).to_contain_text("choose it again")
+    settle(page)
+    pick(page, upload(draw(COLOURS["blue"]), "blue.png"))
+    page.go_back()
+    expect(page.locator("#problem")).to_contain_text("choose it again")
+    expect(page.locator("#asked")).to_be_hidden()
+    page.go_forward()
+    expect(page.locator("#asked-name")).to_have_text("blue.png")
+
+
 def test_by_address(visit, open_shop):
     asked = []
 

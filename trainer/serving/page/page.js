@@ -18,8 +18,13 @@ const part = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
 
 let catalogue = null;
-/** Pictures that were chosen: file, url, width, height, name. History refers to them by number. */
+let starting = false;
+/**
+ * Pictures that were chosen: file, url, width, height, name. History refers to them by number, and
+ * to this load of the page, as another one has others with these numbers.
+ */
 const pictures = [];
+const load = crypto.getRandomValues(new Uint32Array(4)).join("-");
 /**
  * What is asked for now.
  * query: null | {kind: "picture", number, box} | {kind: "product", id, label}
@@ -63,7 +68,7 @@ function addressOf({ query, category, domain, k }) {
 
 function remember(how) {
   const { query, trail } = view;
-  history[how]({ query, trail }, "", addressOf(view));
+  history[how]({ query, trail, load }, "", addressOf(view));
 }
 
 function recall() {
@@ -72,12 +77,14 @@ function recall() {
   const id = given.get("id");
   let query = kept.query ?? null;
   if (id !== null && query?.id !== id) query = { kind: "product", id, label: "" };
-  const lost = query?.kind === "picture" && !pictures[query.number];
+  const isLost = (step) => step?.kind === "picture"
+    && (kept.load !== load || !pictures[step.number]);
+  const lost = isLost(query);
   if (lost) query = null;
   const known = (name, values) => (values.includes(given.get(name)) ? given.get(name) : "");
   view = {
     query,
-    trail: (kept.trail ?? []).filter((step) => step.kind !== "picture" || pictures[step.number]),
+    trail: (kept.trail ?? []).filter((step) => !isLost(step)),
     category: known("category", catalogue.categories),
     domain: known("domain", catalogue.domains),
     k: counts().includes(Number(given.get("k"))) ? Number(given.get("k")) : catalogue.limits.k,
@@ -414,7 +421,7 @@ async function choose(file, name = file?.name) {
   }
   // The service has not answered yet: the picture waits for it.
   view = { ...view, query };
-  history.replaceState({ query, trail: [] }, "");
+  history.replaceState({ query, trail: [], load }, "");
   showQuery();
   start();
 }
@@ -506,13 +513,18 @@ function listen() {
 
 // ---- beginning ----------------------------------------------------------------------------------
 
+/** A picture that is chosen meanwhile does not begin again. */
 async function start() {
+  if (starting || catalogue) return;
+  starting = true;
   quiet();
   try {
     catalogue = await askJson("v1/catalogue");
   } catch (error) {
     fail(error, start);
     return;
+  } finally {
+    starting = false;
   }
   const { count, limits } = catalogue;
   part("count").textContent = count === 1 ? "1 product" : `${numbers.format(count)} products`;
