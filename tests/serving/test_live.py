@@ -489,6 +489,18 @@ def test_other_kinds_of_index_are_searched_the_same_way(tmp_path, kind):
         assert hits >= (0.95 if kind == "hnsw" else 0.5) * 160
 
 
+def test_a_change_counts_only_what_it_changes(shop, monkeypatch):
+    live, _ = shop
+    monkeypatch.setattr(np, "bincount", None)
+    live.add("a", PICTURE, np.ones(DIM), label="a", category="new")
+    assert live.categories == ("new", "shirts", "shoes")
+    live.add("a", PICTURE, np.ones(DIM), label="a", domain="new", replace=True)
+    assert live.categories == ("shirts", "shoes")
+    assert live.domains == ("new", "shop", "street")
+    live.remove("a")
+    assert live.domains == ("shop", "street")
+
+
 def test_a_search_that_has_begun_sees_no_change(shop):
     live, _ = shop
     for name in "abc":

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 Wanted = dict[Field, str | None]
 #: What no text of an item may hold: it would break tables, terminals or encodings.
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+#: What catalogues list the values of.
+LISTED: tuple[Field, ...] = ("category", "domain")
 #: Filters whose items are remembered.
 FILTERS = 64
 #: Removed ones among the added items below which they are not sorted out.
@@ -123,7 +126,6 @@ class LiveCatalogue:
         }
         self._matching = lru_cache(FILTERS)(self._find)
         self._writer = threading.Lock()
-        self._listed: tuple[int, dict[Field, tuple[str, ...]]] = (-1, {})
         self._changes = Changes(
             changes_file(folder) if changes is None else changes,
             model=index.notes.get(MODEL, ""),
@@ -159,12 +161,12 @@ class LiveCatalogue:
     @property
     def categories(self) -> tuple[str, ...]:
         """The categories of the items, sorted, without the empty one."""
-        return self._present("category")
+        return self._listed["category"]
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The domains of the items, sorted, without the empty one."""
-        return self._present("domain")
+        return self._listed["domain"]
 
     def search(
         self,
@@ -335,6 +337,9 @@ class LiveCatalogue:
             indexed = self._ids[place] if 0 <= place < len(self._ids) else None
             self._changes.add(Added(item, vector, replace), picture, instead_of=indexed)
             self._state = _with(self._less(state, place), item, vector)
+            self._count(item, 1)
+            if place >= 0:
+                self._count(self._item(state, place), -1)
 
     def remove(self, name: str) -> None:
         """Remove an item, never to be found again unless it is added anew.
@@ -351,12 +356,22 @@ class LiveCatalogue:
             else:
                 self._changes.remove(added=name)
             self._state = changed(self._less(state, place), version=state.version + 1)
+            self._count(self._item(state, place), -1)
 
     def _read(self) -> _State:
         """Return the catalogue as the file of changes says."""
         kept, items = apply_changes(self._changes, self._ids, self._rows)
         added = AddedItems(self.dim, self._index.similarity)
         size = int(kept.sum())
+        # How many items have each category and domain, and those that some have.
+        self._counts: dict[Field, Counter[str]] = {}
+        self._listed: dict[Field, tuple[str, ...]] = {}
+        for field in LISTED:
+            codes, known = self._codes[field]
+            there = np.bincount(codes[kept], minlength=len(known)).tolist()
+            self._counts[field] = Counter(dict(zip(known, there, strict=True)))
+            self._counts[field].update(getattr(one.item, field) for one in items)
+            self._list_present(field)
         state = _State(0, None if kept.all() else kept, added, 0, np.zeros(16, bool), size)
         for one in items:
             state = _with(state, one.item, one.embedding)
@@ -460,21 +475,17 @@ class LiveCatalogue:
         having.setflags(write=False)
         return having
 
-    def _present(self, field: Field) -> tuple[str, ...]:
-        state, (version, listed) = self._state, self._listed
-        if version != state.version:
-            listed = {}
-        if field not in listed:
-            codes, known = self._codes[field]
-            used = np.bincount(
-                codes if state.kept is None else codes[state.kept], minlength=len(known)
-            )
-            values = {name for name, code in known.items() if used[code]}
-            numbers = np.flatnonzero(state.alive[: state.count]).tolist()
-            values |= {getattr(state.added.items[number], field) for number in numbers}
-            listed = {**listed, field: tuple(sorted(values - {""}))}
-            self._listed = state.version, listed
-        return listed[field]
+    def _count(self, item: Item, more: int) -> None:
+        """Take note of an item that came (1) or went (-1)."""
+        for field in LISTED:
+            counts, value = self._counts[field], getattr(item, field)
+            counts[value] += more
+            if counts[value] == max(more, 0):  # the first one, or the last
+                self._list_present(field)
+
+    def _list_present(self, field: Field) -> None:
+        there = (value for value, count in self._counts[field].items() if count and value)
+        self._listed[field] = tuple(sorted(there))
 
 
 def apply_changes(
