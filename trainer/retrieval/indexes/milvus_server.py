@@ -29,6 +29,8 @@ UNCHANGING = (".parquet", ".idx")
 #: Of what a stopped Milvus Lite leaves in its folder, what the next start does not need.
 NEEDLESS = ("LOCK", "manifest.json.prev")
 
+_IMPORTING = threading.Lock()
+
 
 def client_package() -> Any:
     """Return pymilvus, once it is there and quiet.
@@ -36,17 +38,19 @@ def client_package() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    configure = logging.config.dictConfig
-    # On its import pymilvus configures all logging, which closes the handlers that are there, and
-    # with them the streams of some: https://docs.python.org/3/library/logging.config.html
-    logging.config.dictConfig = lambda config: None
-    try:
-        import milvus_lite  # noqa: F401
-        import pymilvus
-    except ImportError:
-        raise UserError("this index needs Milvus: pip install 'mildnet[milvus]'") from None
-    finally:
-        logging.config.dictConfig = configure
+    with _IMPORTING:  # else one of two threads would take the other's stand-in for the original
+        configure = logging.config.dictConfig
+        # On its import pymilvus configures all logging, which closes the handlers that are there,
+        # and with them the streams of some:
+        # https://docs.python.org/3/library/logging.config.html
+        logging.config.dictConfig = lambda config: None
+        try:
+            import milvus_lite  # noqa: F401
+            import pymilvus
+        except ImportError:
+            raise UserError("this index needs Milvus: pip install 'mildnet[milvus]'") from None
+        finally:
+            logging.config.dictConfig = configure
     # Both print the traceback of each error that they raise or answer; it is told once, by us.
     for name in ("pymilvus", "milvus_lite.adapter"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
