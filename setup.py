@@ -26,6 +26,9 @@ EXTRAS = {
         "fastapi>=0.115",
         "fastapi-offline>=1.7",
         "uvicorn>=0.34",
+        # Used by uvicorn where they are there: half as many requests again from the same processor.
+        "httptools>=0.6",
+        "uvloop>=0.21; sys_platform != 'win32'",
         "python-multipart>=0.0.20",
         "prometheus-client>=0.22",
         "limits>=5.0",
