@@ -63,7 +63,8 @@ def main(argv: list[str]) -> None:
             f"{options.products:,} products of {embedder.dim} numbers in {options.index}"
         )
         bare = _bare(embedder, index, pictures)
-        print_table("No HTTP, one thread that calls", ("what", "searches/s"), list(bare.items()))
+        whole = [(name, round(rate)) for name, rate in bare.items()]
+        print_table("No HTTP, one thread that calls", ("what", "searches/s"), whole)
         rates = {}
         for name, extra in (("batches", ()), ("one at a time", ("--batch", "1"))):
             rows = []
