@@ -67,8 +67,17 @@ def plain() -> Console:
     kernel passes for a terminal, though it can't move back to draw a bar again.
     """
     if "ipykernel" in sys.modules:
-        return Console(highlight=False, force_jupyter=False, force_terminal=False)
-    return Console(highlight=False)
+        return _WholeLines(highlight=False, force_jupyter=False, force_terminal=False)
+    return _WholeLines(highlight=False)
+
+
+class _WholeLines(Console):
+    """Breaks lines of text for terminals only: what a pipe reads may be a long path."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        if not self.is_terminal and all(isinstance(each, str) for each in objects):
+            how.setdefault("soft_wrap", True)
+        super().print(*objects, **how)
 
 
 def from_run(run: str | None) -> list[str]:

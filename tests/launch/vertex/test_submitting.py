@@ -206,10 +206,15 @@ def test_ctrl_c_leaves_the_job_running(vertex: VertexServer, storage: StorageSer
             return super().get(name)
 
     service = Impatient("shop", "europe-west4", channel=vertex.channel())
-    with pytest.raises(Stopped) as caught:
-        prepare().submit(
-            Console(file=io.StringIO()), service=service, bucket=Bucket(BUCKET, "shop")
-        )
+    # Tests that run in the background of a shell are deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Stopped) as caught:
+            prepare().submit(
+                Console(file=io.StringIO()), service=service, bucket=Bucket(BUCKET, "shop")
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.exit_code == 130
     assert "the job goes on: `mildnet jobs logs " in str(caught.value)
     assert "`mildnet jobs cancel " in str(caught.value)
