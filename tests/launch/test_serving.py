@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -15,14 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from typer.testing import CliRunner
 
 from tests.test_docs import APPS, blocks_of, parse
 from trainer.cli import app
+from trainer.data.decode import decode
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.searching import search_images
+from trainer.serving.api.model import Model
 from trainer.serving.catalogue import load_catalogue
 
 KEY = "a-key-of-some-length"
@@ -175,3 +180,31 @@ def test_commands_of_the_guide_have_options_that_exist():
     assert len(lines) >= 2
     for line in lines:
         parse(APPS[("mildnet",)], line.split()[1:])
+
+
+def test_pictures_decoded_together_are_what_each_is_alone(finished, tmp_path):
+    _, result = finished
+    model = Model(f"{result.run_dir}/model", 8)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), np.uint8)
+    files = []
+    for kind in ("jpeg", "png", "webp", "bmp"):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, kind)
+        files.append(stream.getvalue())
+    boxes = [None, (10, 20, 70, 80), None, (0, 0, 150, 90)]
+    parts = list(zip(files, boxes, strict=True))
+    alone = [model.decode([part])[0] for part in parts]
+    np.testing.assert_array_equal(model.decode(parts), alone)
+    np.testing.assert_array_equal(model.decode(parts[::2]), [alone[0], alone[2]])
+    # As pictures are decoded for training.
+    for (content, box), image in zip(parts, alone, strict=True):
+        edges = (
+            None
+            if box is None
+            else tf.constant([box[0], box[1], box[2] - box[0], box[3] - box[1]], tf.float32)
+        )
+        expected = decode(tf.constant(content), model.embedder.image_size, edges, pillow=True)
+        np.testing.assert_array_equal(image, expected)
+    assert not (alone[0] == alone[1]).all()
+    with pytest.raises(tf.errors.OpError):
+        model.decode([parts[0], (files[1][:200], None)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -171,6 +172,11 @@ def serve(
             decode=model.decode,
             fetch=None if fetches is None else fetches.fetch,
         )
+        # What is there by now stays, above all TensorFlow's hundreds of thousands of objects: the
+        # collector would look through them again and again while somebody waits.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         run_app(
             app,
             bound,

@@ -5,39 +5,60 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pytest
 
-from trainer.serving.api.batching import Batcher
+from trainer.serving.api.batching import Batcher, through
+
+R = TypeVar("R")
+
+
+@dataclass
+class Number:
+    """What goes through the stages, and what became of it."""
+
+    value: int
+    seen: list[str] = field(default_factory=list)
 
 
 class Doubler:
     """Doubles numbers once `go` is set; fails for negative ones; notes the batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "doubled") -> None:
+        self.name = name
         self.batches: list[list[int]] = []
         self.go = threading.Event()
         self.begun = threading.Event()
 
-    def __call__(self, items: Sequence[int]) -> list[int]:
+    def __call__(self, items: Sequence[Number]) -> None:
         self.begun.set()
         assert self.go.wait(10)
-        self.batches.append(list(items))
-        if min(items) < 0:
-            raise ValueError(f"negative: {min(items)}")
-        return [2 * item for item in items]
+        self.batches.append([item.value for item in items])
+        for item in items:
+            if item.value < 0:
+                raise ValueError(f"negative: {item.value}")
+        for item in items:
+            item.value *= 2
+            item.seen.append(self.name)
 
 
-def run(batcher: Batcher[int, int], scenario: object) -> object:
-    async def within() -> object:
+def run(scenario: Coroutine[object, object, R], *stages: Batcher[Number]) -> R:
+    async def within() -> R:
         async with asyncio.timeout(20):
-            return await scenario  # type: ignore[misc]
+            return await scenario
 
     try:
         return asyncio.run(within())
     finally:
-        batcher.close()
+        for stage in stages:
+            stage.close()
+
+
+async def sent(value: int, *stages: Batcher[Number]) -> int:
+    return (await through(Number(value), *stages)).value
 
 
 async def until(event: threading.Event) -> None:
@@ -46,87 +67,143 @@ async def until(event: threading.Event) -> None:
 
 def test_what_waits_is_done_together() -> None:
     work = Doubler()
-    batcher = Batcher(work, most=4)
+    stage = Batcher(work, most=4)
 
     async def scenario() -> list[int]:
-        first = asyncio.ensure_future(batcher.do(0))
+        first = through(Number(0), stage)
         await until(work.begun)
-        others = [asyncio.ensure_future(batcher.do(n)) for n in range(1, 8)]
-        await asyncio.sleep(0)
-        assert len(batcher) == 7
+        others = [through(Number(n), stage) for n in range(1, 8)]
+        assert len(stage) == 7
         work.go.set()
-        return list(await asyncio.gather(first, *others))
+        return [number.value for number in await asyncio.gather(first, *others)]
 
-    assert run(batcher, scenario()) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert run(scenario(), stage) == [0, 2, 4, 6, 8, 10, 12, 14]
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
-def test_a_failing_item_fails_alone() -> None:
-    work = Doubler()
-    batcher = Batcher(work, most=8)
+def test_a_failing_item_fails_alone_and_goes_no_further() -> None:
+    work, last = Doubler(), Doubler("again")
+    last.go.set()
+    stages = Batcher(work, most=8), Batcher(last, most=8, wait=5.0)
 
-    async def scenario() -> list[object]:
-        first = asyncio.ensure_future(batcher.do(0))
+    async def scenario() -> list[Number | BaseException]:
+        first = through(Number(0), *stages)
         await until(work.begun)
-        others = [asyncio.ensure_future(batcher.do(n)) for n in (1, -2, 3)]
-        await asyncio.sleep(0)
+        others = [through(Number(n), *stages) for n in (1, -2, 3)]
         work.go.set()
         return list(await asyncio.gather(first, *others, return_exceptions=True))
 
-    first, one, failed, three = run(batcher, scenario())  # type: ignore[misc]
-    assert (first, one, three) == (0, 2, 6)
+    begin = time.monotonic()
+    first, one, failed, three = run(scenario(), *stages)
     assert isinstance(failed, ValueError)
+    assert [n.value for n in (first, one, three) if isinstance(n, Number)] == [0, 4, 12]
+    assert all(-2 not in batch for batch in last.batches)
+    # The next stage does not wait for it.
+    assert time.monotonic() - begin < 4
 
 
 def test_items_of_callers_that_went_away_are_dropped() -> None:
     work = Doubler()
-    batcher = Batcher(work, most=1)
+    stage = Batcher(work, most=1)
 
     async def scenario() -> None:
-        first = asyncio.ensure_future(batcher.do(0))
+        first = through(Number(0), stage)
         await until(work.begun)
-        gone, last = (asyncio.ensure_future(batcher.do(n)) for n in (1, 2))
-        await asyncio.sleep(0)
+        gone, last = (through(Number(n), stage) for n in (1, 2))
         gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
         work.go.set()
-        assert await first == 0
-        assert await last == 4
+        assert (await first).value == 0
+        assert (await last).value == 4
 
-    run(batcher, scenario())
+    run(scenario(), stage)
     assert work.batches == [[0], [2]]
 
 
-def test_it_waits_for_what_is_being_made_but_never_alone() -> None:
-    work = Doubler()
+def test_an_item_goes_from_stage_to_stage() -> None:
+    works = Doubler("decoded"), Doubler("embedded")
+    stages = [Batcher(work, most=4) for work in works]
+    for work in works:
+        work.go.set()
+
+    async def scenario() -> Number:
+        return await through(Number(3), *stages)
+
+    number = run(scenario(), *stages)
+    assert (number.value, number.seen) == (12, ["decoded", "embedded"])
+
+
+def test_a_stage_waits_for_what_is_before_it_but_never_alone() -> None:
+    slow, work = Doubler(), Doubler()
     work.go.set()
-    batcher = Batcher(work, most=8, wait=5.0)
+    before, stage = Batcher(slow, most=1), Batcher(work, most=8, wait=5.0)
 
     async def scenario() -> None:
         begin = time.monotonic()
-        assert await batcher.do(1) == 2
-        with batcher.coming() as slow:
-            quick = asyncio.ensure_future(batcher.do(2))
-            await asyncio.sleep(0.05)
-            assert not quick.done()
-            assert await slow.fill(3) == 6
-            assert await quick == 4
-        # A picture that turns out to be none is waited for no longer.
-        with batcher.coming():
-            other = asyncio.ensure_future(batcher.do(4))
-            await asyncio.sleep(0.05)
-            assert not other.done()
-        assert await other == 8
+        assert await sent(1, stage) == 2
+        late = through(Number(3), before, stage)
+        await until(slow.begun)
+        quick = through(Number(2), stage)
+        await asyncio.sleep(0.05)
+        assert not quick.done()
+        slow.go.set()
+        assert (await late).value == 12
+        assert (await quick).value == 4
+        # A picture that turns out to be none is waited for no longer, nor one that nobody wants.
+        slow.go.clear()
+        slow.begun.clear()
+        none = through(Number(-1), before, stage)
+        await until(slow.begun)
+        unwanted = through(Number(5), before, stage)
+        other = through(Number(4), stage)
+        await asyncio.sleep(0.05)
+        assert not other.done()
+        unwanted.cancel()
+        slow.go.set()
+        assert (await other).value == 8
+        with pytest.raises(ValueError, match="-1"):
+            await none
         assert time.monotonic() - begin < 4
 
-    run(batcher, scenario())
-    assert work.batches == [[1], [2, 3], [4]]
+    run(scenario(), before, stage)
+    assert work.batches == [[1], [2, 6], [4]]
 
 
-def test_a_closed_batcher_takes_nothing() -> None:
+def test_as_many_batches_at_once_as_there_are_threads() -> None:
+    together = threading.Barrier(3)
+    stage: Batcher[Number] = Batcher(lambda items: together.wait(10), most=1, threads=3)
+
+    async def scenario() -> None:
+        await asyncio.gather(*(through(Number(n), stage) for n in range(3)))
+
+    run(scenario(), stage)
+
+
+def test_a_closed_stage_takes_nothing() -> None:
     work = Doubler()
     work.go.set()
-    batcher = Batcher(work, most=8)
-    assert run(batcher, batcher.do(1)) == 2
-    with pytest.raises(RuntimeError):
-        run(batcher, batcher.do(1))
+    stages = Batcher(work, most=8), Batcher(work, most=8)
+    assert run(sent(1, *stages), *stages) == 4
+    with pytest.raises(RuntimeError, match="stopping"):
+        run(sent(1, *stages), *stages)
+
+
+def test_closing_finishes_what_waits() -> None:
+    works = Doubler(), Doubler()
+    works[1].go.set()
+    stages = [Batcher(work, most=2) for work in works]
+
+    async def scenario() -> list[int]:
+        waiting = [through(Number(n), *stages) for n in range(5)]
+        await until(works[0].begun)
+
+        def close() -> None:
+            for stage in stages:
+                stage.close()
+
+        closing = asyncio.ensure_future(asyncio.to_thread(close))
+        await asyncio.sleep(0.05)
+        works[0].go.set()
+        await closing
+        return [(await number).value for number in waiting]
+
+    assert run(scenario()) == [0, 4, 8, 12, 16]

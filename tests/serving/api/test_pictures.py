@@ -61,9 +61,9 @@ def test_a_tagged_picture_is_seen_upright_and_boxes_count_its_pixels(orientation
         upright = np.asarray(ImageOps.exif_transpose(image))
     looked = look(content, MOST)
     assert looked.upright_size == upright.shape[1::-1]
-    assert (pixels_of(looked, None, decode_plainly) == upright).all()
+    assert (pixels_of([(looked, None)], decode_plainly)[0] == upright).all()
     box = box_of("0,2,3,2", looked.upright_size)
-    assert (pixels_of(looked, box, decode_plainly) == upright[2:4, 0:3]).all()
+    assert (pixels_of([(looked, box)], decode_plainly)[0] == upright[2:4, 0:3]).all()
 
 
 def test_a_tagged_picture_is_stored_upright() -> None:

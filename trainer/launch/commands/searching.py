@@ -295,7 +295,7 @@ def serve(
     batch_wait: Annotated[
         float, typer.Option(help="Most milliseconds it waits for pictures being decoded.")
     ] = 4.0,
-    threads: Annotated[int, typer.Option(help="Pictures decoded at once.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads that decode pictures.")] = 2,
     concurrency: Annotated[int, typer.Option(help="Requests at once; 503 beyond.")] = 128,
     deadline: Annotated[float, typer.Option(help="Most seconds for a request.")] = 30.0,
     rate: Annotated[

@@ -52,8 +52,9 @@ def create_app(
         embed: takes decoded pictures, uint8 (H, W, 3) each, and returns float32 (N, D); called in
             one thread.
         options: what is allowed; by default :class:`ServiceOptions` with its defaults.
-        decode: from the bytes of a picture and a box in pixels as stored (None: all of it) to
-            uint8 (H, W, 3); called in several threads; by default Pillow, in full size.
+        decode: takes some pictures, of each its bytes and a box in pixels as stored (None: all of
+            it), and returns uint8 (H, W, 3) for each; called in several threads; by default Pillow,
+            in full size.
         fetch: from a URL to what :meth:`trainer.data.fetch.Fetcher.fetch` returns; by default
             nobody searches by URL.
     """

@@ -1,4 +1,4 @@
-"""Many callers, one worker: what waits is done together."""
+"""Many callers, few workers: what waits is done together, stage after stage."""
 
 from __future__ import annotations
 
@@ -7,96 +7,94 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass
 class _Waiting(Generic[T]):
+    """An item, the stages it goes through after this one, and who waits for it at their end."""
+
     item: T
-    future: asyncio.Future[Any]
+    stages: tuple[Batcher[T], ...]
+    future: asyncio.Future[T]
     loop: asyncio.AbstractEventLoop
 
 
-class Batcher(Generic[T, R]):
-    """Does the work of concurrent requests together, in one thread of its own.
+class Batcher(Generic[T]):
+    """Does one stage of the work of concurrent requests together, in threads of its own.
 
     An idle worker begins at once with what there is; what comes meanwhile makes the next batch.
-    If the worker knows of items that are just being made (:meth:`coming`), it waits for them a
-    little. If a batch fails, its items are done one by one, so that only the guilty ones fail.
-    Items whose callers went away are dropped.
+    If items are still in a stage before this one (:func:`through`), it waits for them a little. If
+    a batch fails, its items are done one by one, so that only the guilty ones fail. Items whose
+    callers went away are dropped.
 
     Args:
-        run: takes items, returns a result for each; called in one thread, one call at a time.
+        run: takes items and writes into them what it finds; called in the threads of this stage.
         most: largest batch.
-        wait: most seconds to wait for items that are being made.
-        name: of the thread.
+        wait: most seconds to wait for items that are in a stage before.
+        threads: batches worked on at once.
+        name: of the threads.
         told: takes the size of each batch and the seconds it took.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[T]], Sequence[R]],
+        run: Callable[[Sequence[T]], object],
         *,
         most: int,
         wait: float = 0.0,
+        threads: int = 1,
         name: str = "batches",
         told: Callable[[int, float], object] = lambda size, seconds: None,
     ) -> None:
-        self._run, self._most, self._wait, self._name, self._told = run, most, wait, name, told
+        self._run, self._most, self._wait, self._told = run, most, wait, told
         self._changed = threading.Condition()
         self._queue: deque[_Waiting[T]] = deque()
         self._coming = 0
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._new_threads = [
+            threading.Thread(target=self._work, name=f"{name}_{number}", daemon=True)
+            for number in range(threads)
+        ]
+        self._threads: list[threading.Thread] = []
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    @contextlib.contextmanager
-    def coming(self) -> Iterator[Place[T, R]]:
-        """Announce an item that is being made, and give the place that it goes to."""
-        with self._changed:
-            self._coming += 1
-        place = Place(self)
-        try:
-            yield place
-        finally:
-            place.give_up()
-
-    async def do(self, item: T) -> R:
-        """Return the result of an item that is there.
-
-        Raises:
-            Exception: what `run` raises for it.
-            RuntimeError: the batcher is closed.
-        """
-        with self.coming() as place:
-            return await place.fill(item)
-
     def close(self) -> None:
-        """Finish what waits, and end the thread."""
+        """Finish what waits, and end the threads; stages before this one are closed by then."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _arrived(self, waiting: _Waiting[T] | None) -> None:
+    def _announce(self) -> None:
         with self._changed:
-            self._coming -= 1
-            if waiting is not None:
-                if self._closed:
-                    raise RuntimeError("the service is stopping")
-                self._queue.append(waiting)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                    self._thread.start()
+            self._coming += 1
+
+    def _take(self, arrived: Sequence[_Waiting[T]], lost: int = 0) -> None:
+        """Take items that were announced; `lost` others will not come."""
+        with self._changed:
+            self._coming -= len(arrived) + lost
+            if self._closed:
+                refused = arrived
+            else:
+                refused = ()
+                self._queue.extend(arrived)
+                if arrived and self._new_threads:
+                    # As many as there is work for.
+                    thread = self._new_threads.pop(0)
+                    self._threads.append(thread)
+                    thread.start()
             self._changed.notify_all()
+        if refused:
+            _forget(refused)
+            _end(refused, RuntimeError("the service is stopping"))
 
     def _work(self) -> None:
         while batch := self._next():
@@ -109,68 +107,91 @@ class Batcher(Generic[T, R]):
                 while not self._queue and not self._closed:
                     self._changed.wait()
                 end = time.monotonic() + self._wait
-                while len(self._queue) < self._most and self._coming and not self._closed:
+                while 0 < len(self._queue) < self._most and self._coming and not self._closed:
                     if (left := end - time.monotonic()) <= 0:
                         break
                     self._changed.wait(left)
                 batch: list[_Waiting[T]] = []
+                gone: list[_Waiting[T]] = []
                 while self._queue and len(batch) < self._most:
                     waiting = self._queue.popleft()
-                    if not waiting.future.cancelled():
-                        batch.append(waiting)
-                if batch or self._closed:
+                    (gone if waiting.future.cancelled() else batch).append(waiting)
+                _forget(gone)
+                if batch or (self._closed and not self._queue):
                     return batch
 
     def _do(self, batch: list[_Waiting[T]]) -> None:
         begin = time.perf_counter()
         try:
-            results = self._run([waiting.item for waiting in batch])
+            self._run([waiting.item for waiting in batch])
         except Exception as error:
             if len(batch) > 1:
                 for waiting in batch:
                     self._do([waiting])
                 return
-            _deliver(batch[0], _fail, error)
+            _forget(batch)
+            _end(batch, error)
             return
         self._told(len(batch), time.perf_counter() - begin)
-        for waiting, result in zip(batch, results, strict=True):
-            _deliver(waiting, _succeed, result)
+        _send_on(batch)
 
 
-class Place(Generic[T, R]):
-    """Where an item that was announced goes to."""
+def through(item: T, *stages: Batcher[T]) -> asyncio.Future[T]:
+    """Send an item through stages, one after the other; the future holds it at their end.
 
-    def __init__(self, batcher: Batcher[T, R]) -> None:
-        self._batcher: Batcher[T, R] | None = batcher
+    Between stages it goes from thread to thread: the loop of the caller sees it at the end only.
+    A future that is cancelled makes the item go no further.
 
-    async def fill(self, item: T) -> R:
-        """Return the result of the item; see :meth:`Batcher.do`."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        self._tell(_Waiting(item, future, loop))
-        return await future
-
-    def give_up(self) -> None:
-        """Tell that the item will not come, if it has not."""
-        self._tell(None)
-
-    def _tell(self, waiting: _Waiting[T] | None) -> None:
-        batcher, self._batcher = self._batcher, None
-        if batcher is not None:
-            batcher._arrived(waiting)
+    Raises:
+        Exception: by the future: what the work of a stage raises for the item, RuntimeError if the
+            stage is closed.
+    """
+    loop = asyncio.get_running_loop()
+    waiting = _Waiting(item, stages, loop.create_future(), loop)
+    for stage in stages:
+        stage._announce()
+    _send_on([waiting])
+    return waiting.future
 
 
-def _deliver(waiting: _Waiting[Any], how: Callable[..., None], outcome: object) -> None:
-    # The loop of a service that has ended takes nothing more.
-    with contextlib.suppress(RuntimeError):
-        waiting.loop.call_soon_threadsafe(how, waiting.future, outcome)
+def _send_on(batch: Sequence[_Waiting[Any]]) -> None:
+    """Send each item to its next stage, or back to whoever waits for it."""
+    ended: list[_Waiting[Any]] = []
+    arrived: dict[Batcher[Any], list[_Waiting[Any]]] = {}
+    for waiting in batch:
+        if not waiting.stages:
+            ended.append(waiting)
+            continue
+        stage, *rest = waiting.stages
+        waiting.stages = tuple(rest)
+        arrived.setdefault(stage, []).append(waiting)
+    for stage, items in arrived.items():
+        stage._take(items)
+    if ended:
+        _end(ended)
 
 
-def _succeed(future: asyncio.Future[Any], result: object) -> None:
-    if not future.done():
-        future.set_result(result)
+def _forget(batch: Sequence[_Waiting[Any]]) -> None:
+    """Tell the stages that items would have come to that they will not."""
+    for waiting in batch:
+        for stage in waiting.stages:
+            stage._take((), lost=1)
 
 
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _end(batch: Sequence[_Waiting[Any]], error: BaseException | None = None) -> None:
+    """Tell those who wait for items that they are done, or what went wrong."""
+    for loop in {waiting.loop for waiting in batch}:
+        futures = [waiting for waiting in batch if waiting.loop is loop]
+        # The loop of a service that has ended takes nothing more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, futures, error)
+
+
+def _settle(batch: Sequence[_Waiting[Any]], error: BaseException | None) -> None:
+    for waiting in batch:
+        if waiting.future.done():
+            continue
+        if error is None:
+            waiting.future.set_result(waiting.item)
+        else:
+            waiting.future.set_exception(error)

@@ -27,7 +27,7 @@ class Metrics:
 
     Args:
         products: gives the size of the catalogue.
-        waiting: gives how many pictures wait for the model.
+        waiting: gives how many pictures wait for a decoder or the model.
     """
 
     def __init__(self, products: Callable[[], float], waiting: Callable[[], float]) -> None:
@@ -48,7 +48,7 @@ class Metrics:
             registry=self.registry,
         )
         self.model = self._times("mildnet_model_seconds", "Of a batch in the model.")
-        self.decoding = self._times("mildnet_decode_seconds", "Of a picture in the decoder.")
+        self.decoding = self._times("mildnet_decode_seconds", "Of up to four pictures in a decoder.")
         self.search = self._times("mildnet_search_seconds", "Of a batch of queries in the index.")
         self.changes = Counter(
             *("mildnet_changes", "Products added, replaced and removed."),
@@ -57,7 +57,7 @@ class Metrics:
         )
         for name, text, value in (
             ("mildnet_products", "Products in the catalogue.", products),
-            ("mildnet_pictures_waiting", "Pictures that wait for the model.", waiting),
+            ("mildnet_pictures_waiting", "Pictures that wait for a decoder or the model.", waiting),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 

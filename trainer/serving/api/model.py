@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.decode import decode
-from trainer.serving.api.pictures import Box
+from trainer.serving.api.pictures import Part
 from trainer.serving.embedder import Embedder
 
 
@@ -32,40 +32,52 @@ class Model:
         self._sizes = [*powers, most] if has_gpu else []
         self.embedder = Embedder(folder, batch_size=most, warm_up=self._sizes or (1, most))
         size = self.embedder.image_size
-        # Constants are made outside of the programs, which are traced once for any picture.
-        contents, edges = tf.TensorSpec((), tf.string), tf.TensorSpec((4,), tf.float32)
+        # Traced once for any pictures. They are decoded by one call, as each costs as much again as
+        # a small picture.
+        files, edges = tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 4), tf.float32)
+        pixels = tf.TensorSpec((size, size, 3), tf.uint8)
         self._whole = tf.function(
-            lambda file: decode(file, size, pillow=True), [contents], autograph=False
+            lambda files: tf.map_fn(
+                lambda file: decode(file, size, pillow=True), files, fn_output_signature=pixels
+            ),
+            [files],
+            autograph=False,
         )
         self._part = tf.function(
-            lambda file, box: decode(file, size, box, pillow=True),
-            [contents, edges],
+            lambda files, boxes: tf.map_fn(
+                lambda part: decode(part[0], size, part[1], pillow=True),
+                (files, boxes),
+                fn_output_signature=pixels,
+            ),
+            [files, edges],
             autograph=False,
         )
         # What is done for the first time takes a while, and nobody should wait for it.
         blank = np.zeros((2, 2, 3), np.uint8)
         for encode in (tf.io.encode_jpeg, tf.io.encode_png):
             for box in (None, (0, 0, 1, 1)):
-                self.decode(encode(blank).numpy(), box)
+                self.decode([(encode(blank).numpy(), box)])
 
-    def decode(self, content: bytes, box: Box | None) -> np.ndarray:
-        """Return what the model sees of a stored picture, uint8 (S, S, 3).
+    def decode(self, parts: Sequence[Part]) -> list[np.ndarray]:
+        """Return what the model sees of stored pictures, uint8 (S, S, 3) each.
 
         Args:
-            content: the file.
-            box: left, top, right, bottom in pixels as stored; None for all of it.
+            parts: of each the file, and left, top, right, bottom in pixels as stored; None for
+                all of it.
 
         Raises:
-            tf.errors.OpError: it cannot be decoded.
+            tf.errors.OpError: one of them cannot be decoded.
         """
         with tf.device("CPU:0"):
-            file = tf.constant(content, tf.string)
-            if box is None:
-                return self._whole(file).numpy()
-            left, top, right, bottom = box
-            return self._part(
-                file, tf.constant([left, top, right - left, bottom - top], tf.float32)
-            ).numpy()
+            files = tf.constant([content for content, _ in parts], tf.string)
+            if all(box is None for _, box in parts):
+                return list(self._whole(files).numpy())
+            edges = np.full((len(parts), 4), np.nan, np.float32)
+            for row, (_, box) in zip(edges, parts, strict=True):
+                if box is not None:
+                    left, top, right, bottom = box
+                    row[:] = left, top, right - left, bottom - top
+            return list(self._part(files, tf.constant(edges)).numpy())
 
     def embed(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Return the embeddings, float32 (N, D), of decoded pictures, uint8 (S, S, 3) each."""

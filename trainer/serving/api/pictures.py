@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,12 @@ from trainer.serving.api.gif import first_frame
 if TYPE_CHECKING:
     from PIL import Image
 
-#: From the bytes of a picture and a box in pixels as stored (None: all of it) to pixels, uint8
-#: (H, W, 3), as the model wants them.
-Decode = Callable[[bytes, "Box | None"], np.ndarray]
-
 #: Left, top, right, bottom in whole pixels.
 Box = tuple[int, int, int, int]
+#: The bytes of a picture, and a box in pixels as stored (None: all of it).
+Part = tuple[bytes, Box | None]
+#: From parts of pictures to their pixels, uint8 (H, W, 3) each, as the model wants them.
+Decode = Callable[[Sequence[Part]], Sequence[np.ndarray]]
 
 #: Scans of a progressive JPEG file: usual ones have ten.
 MOST_SCANS = 100
@@ -134,31 +134,40 @@ def sides(box: Box) -> tuple[int, int, int, int]:
     return left, top, right - left, bottom - top
 
 
-def pixels_of(picture: Looked, box: Box | None, decode: Decode) -> np.ndarray:
-    """Return what the model sees of a picture, upright, uint8 (H, W, 3).
+def pixels_of(pictures: Sequence[tuple[Looked, Box | None]], decode: Decode) -> list[np.ndarray]:
+    """Return what the model sees of pictures, upright, uint8 (H, W, 3) each.
 
     Args:
-        picture: as :func:`look` returns it.
-        box: in pixels of the upright picture; None for all of it.
-        decode: does the work, on the picture as it is stored.
+        pictures: as :func:`look` returns them, and boxes in pixels of the upright pictures; None
+            for all of it.
+        decode: does the work, on the pictures as they are stored.
 
     Raises:
-        Refusal: 422 if it cannot be decoded.
+        Refusal: 422 if one of them cannot be decoded.
     """
-    stored = None if box is None else _as_stored(box, picture)
+    parts = [
+        (picture.content, None if box is None else _as_stored(box, picture))
+        for picture, box in pictures
+    ]
     try:
-        pixels = decode(picture.content, stored)
+        stored = decode(parts)
     except Exception:  # Whatever upsets a decoder is the picture's doing: memory is bounded.
         raise Refusal(422, "the picture is damaged or cut off: it cannot be decoded") from None
-    return _turned(pixels, picture.orientation)
+    return [
+        _turned(pixels, picture.orientation)
+        for pixels, (picture, _) in zip(stored, pictures, strict=True)
+    ]
 
 
-def decode_plainly(content: bytes, box: Box | None) -> np.ndarray:
+def decode_plainly(parts: Sequence[Part]) -> list[np.ndarray]:
     """Decode with Pillow, in full size: what serves a model that takes any size."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-        return np.asarray(to_rgb(picture).crop(box))
+    pixels = []
+    for content, box in parts:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            pixels.append(np.asarray(to_rgb(picture).crop(box)))
+    return pixels
 
 
 def upright_file(picture: Looked) -> bytes:
@@ -173,12 +182,9 @@ def upright_file(picture: Looked) -> bytes:
         return picture.content
     if max(picture.width, picture.height) > LONGEST_JPEG:
         raise Refusal(422, f"the picture has a side of more than {LONGEST_JPEG:,} pixels")
-    try:
-        pixels = decode_plainly(picture.content, None)
-    except Exception:
-        raise Refusal(422, "the picture is damaged or cut off: it cannot be decoded") from None
+    [pixels] = pixels_of([(picture, None)], decode_plainly)
     stream = io.BytesIO()
-    Image.fromarray(_turned(pixels, picture.orientation)).save(stream, "JPEG", quality=95)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
     return stream.getvalue()
 
 

@@ -16,8 +16,8 @@ from trainer.serving.api import forms
 from trainer.serving.api.answers import Catalogue, Limits, Product, Products, product
 from trainer.serving.api.errors import Refusal, busy, problems
 from trainer.serving.api.guard import Guard
-from trainer.serving.api.pictures import box_of, look, sides, upright_file
-from trainer.serving.api.service import Service, while_connected
+from trainer.serving.api.pictures import sides, upright_file
+from trainer.serving.api.service import Search, Service, while_connected
 from trainer.serving.api.thumbnails import Thumbnails
 from trainer.serving.api.uploads import form_schema, read_form
 from trainer.serving.changes import ChangesFault
@@ -166,22 +166,20 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         async with service.coming(request):
             form, content = await read_form(request, forms.ProductForm, options.most_bytes)
         async with service.turn():
-            looked = await service.in_thread(look, content, options.most_pixels)
-            upright = await service.in_thread(upright_file, looked)
-            box = box_of(form.box, looked.upright_size)
             # Of the file as it came, as searches with it see it: it finds itself exactly.
-            embedding = await while_connected(request, service.embedding(looked, box))
+            done = await while_connected(request, service.embed(Search(content, form.box)))
+            upright = await service.in_thread(upright_file, done.picture)
             there = await service.in_thread(has, id)
             try:
                 await service.in_thread(
                     catalogue.add,
                     id,
                     upright,
-                    embedding,
+                    done.embedding,
                     label=form.label,
                     category=form.category,
                     domain=form.domain,
-                    box=None if box is None else sides(box),
+                    box=None if done.box is None else sides(done.box),
                     replace=replace,
                 )
             except UserError as error:

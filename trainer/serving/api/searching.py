@@ -13,8 +13,8 @@ from trainer.serving.api import forms
 from trainer.serving.api.answers import Found, FoundLike, QueryPicture, neighbour
 from trainer.serving.api.errors import Refusal, problems
 from trainer.serving.api.guard import Guard
-from trainer.serving.api.pictures import box_of, look, sides
-from trainer.serving.api.service import Fetch, Service, Wanted, while_connected
+from trainer.serving.api.pictures import sides
+from trainer.serving.api.service import Fetch, Search, Service, Wanted, while_connected
 from trainer.serving.api.uploads import form_schema, json_schema, read_form, read_json
 
 #: What becomes of a failed fetch: a status and a line. Anything else: 422, and that it failed.
@@ -43,16 +43,12 @@ def search_routes(app: FastAPI, service: Service, guard: Guard) -> None:
     url_search = forms.with_limits(forms.UrlSearch, options)
 
     async def found(content: bytes, form: forms.SearchForm, begin: float) -> Found:
-        picture = await service.in_thread(look, content, options.most_pixels)
-        width, height = picture.upright_size
-        box = box_of(form.box, (width, height))
-        embedding = await service.embedding(picture, box)
-        hits = await service.neighbours(embedding, form.wanted())
+        done = await service.search(Search(content, form.box, form.wanted()))
+        width, height = done.picture.upright_size
+        box = None if done.box is None else list(sides(done.box))
         return Found(
-            neighbours=[neighbour(hit) for hit in hits],
-            query=QueryPicture(
-                width=width, height=height, box=None if box is None else list(sides(box))
-            ),
+            neighbours=[neighbour(hit) for hit in done.neighbours],
+            query=QueryPicture(width=width, height=height, box=box),
             seconds=time.perf_counter() - begin,
         )
 
@@ -118,9 +114,11 @@ def search_routes(app: FastAPI, service: Service, guard: Guard) -> None:
         """The products that are most like one of the catalogue, without itself."""
         async with service.turn():
             begin = time.perf_counter()
-            embedding = await service.in_thread(service.known, service.catalogue.vector, id)
             wanted = Wanted(k, category or None, domain or None, label or None, (id,))
-            hits = await service.neighbours(embedding, wanted)
+            like = Search(wanted=wanted)
+            like.embedding = await service.in_thread(service.known, service.catalogue.vector, id)
+            await service.search_like(like)
             return FoundLike(
-                neighbours=[neighbour(hit) for hit in hits], seconds=time.perf_counter() - begin
+                neighbours=[neighbour(hit) for hit in like.neighbours],
+                seconds=time.perf_counter() - begin,
             )

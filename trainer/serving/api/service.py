@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,12 +14,12 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
 from trainer.serving.api.access import Keys, Rates
-from trainer.serving.api.batching import Batcher
+from trainer.serving.api.batching import Batcher, through
 from trainer.serving.api.bodies import Bodies
 from trainer.serving.api.errors import Refusal, busy
 from trainer.serving.api.metrics import Metrics
 from trainer.serving.api.options import ServiceOptions
-from trainer.serving.api.pictures import Box, Decode, Looked, pixels_of
+from trainer.serving.api.pictures import Box, Decode, Looked, box_of, look, pixels_of
 
 if TYPE_CHECKING:
     from trainer.data.fetch import Failure, Fetched
@@ -30,6 +29,9 @@ T = TypeVar("T")
 
 #: Pictures fetched by URL at once.
 FETCHES = 16
+#: Pictures that are decoded by one call, which costs as much again as a small one: few, as none
+#: comes to the model before the last of them.
+DECODED = 4
 
 #: From decoded pictures, uint8 (H, W, 3) each, to their (N, D) embeddings.
 Embed = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -56,6 +58,31 @@ class Wanted:
     without: tuple[str, ...] = ()
 
 
+@dataclass
+class Search:
+    """A picture or a product on its way through the stages; each writes what it finds.
+
+    Attributes:
+        content: the picture as it came.
+        part: the box that the client names, as text; empty for all of it.
+        wanted: what is searched for.
+        picture: by its header.
+        box: in pixels of the upright picture; None for all of it.
+        pixels: as the model sees them, uint8 (H, W, 3).
+        embedding: float32 (D,).
+        neighbours: the nearest first.
+    """
+
+    content: bytes = b""
+    part: str = ""
+    wanted: Wanted = Wanted(0)
+    picture: Looked = field(init=False)
+    box: Box | None = field(init=False)
+    pixels: np.ndarray = field(init=False)
+    embedding: np.ndarray = field(init=False)
+    neighbours: list[Neighbour] = field(init=False)
+
+
 class Service:
     """A catalogue and a model that many requests share.
 
@@ -79,19 +106,24 @@ class Service:
         self.stopping = False
         self.keys = Keys(options.keys, options.write_keys)
         self.rates = Rates(options.rate)
-        self.metrics = Metrics(lambda: len(catalogue), lambda: len(self._model))
-        self._decode = decode
-        self._model: Batcher[np.ndarray, np.ndarray] = Batcher(
-            lambda pictures: list(embed(pictures)),
+        self.metrics = Metrics(
+            lambda: len(catalogue), lambda: len(self._decoder) + len(self._model)
+        )
+        self._decode, self._embed = decode, embed
+        self._decoder: Batcher[Search] = Batcher(
+            self._decode_all,
+            most=min(DECODED, options.batch),
+            threads=options.threads,
+            name="decoder",
+        )
+        self._model: Batcher[Search] = Batcher(
+            self._embed_all,
             most=options.batch,
             wait=options.batch_wait,
             name="model",
             told=self.metrics.batch_done,
         )
-        self._index: Batcher[tuple[np.ndarray, Wanted], list[Neighbour]] = Batcher(
-            self._search, most=options.batch, name="index"
-        )
-        self._decoders = ThreadPoolExecutor(options.threads, "decoder")
+        self._index: Batcher[Search] = Batcher(self._search_all, most=options.batch, name="index")
         self._helpers = ThreadPoolExecutor(max(4, options.threads), "helper")
         # Servers elsewhere may be slow: nothing else waits for them.
         self._fetchers = ThreadPoolExecutor(FETCHES, "fetcher")
@@ -100,9 +132,8 @@ class Service:
 
     def close(self) -> None:
         """Finish what waits, and end the threads."""
-        self._decoders.shutdown()
-        self._model.close()
-        self._index.close()
+        for stage in (self._decoder, self._model, self._index):
+            stage.close()
         self._helpers.shutdown()
         self._fetchers.shutdown()
 
@@ -158,45 +189,54 @@ class Service:
         except KeyError:
             raise Refusal(404, "there is no product with this id") from None
 
-    async def embedding(self, picture: Looked, box: Box | None) -> np.ndarray:
-        """Return the embedding (D,) of what a box shows of a picture.
+    def embed(self, search: Search) -> asyncio.Future[Search]:
+        """Find the embedding of a picture.
 
         Raises:
-            Refusal: 422 if it cannot be decoded.
+            Refusal: by the future: 415 or 422 if it is no picture that can be searched with.
         """
-        loop = asyncio.get_running_loop()
-        with self._model.coming() as place:
-            pixels = await loop.run_in_executor(self._decoders, self._pixels, picture, box)
-            return await place.fill(pixels)
+        return through(search, self._decoder, self._model)
 
-    async def neighbours(self, embedding: np.ndarray, wanted: Wanted) -> list[Neighbour]:
-        """Return the nearest products of an embedding (D,), the nearest first."""
-        return await self._index.do((embedding, wanted))
+    def search(self, search: Search) -> asyncio.Future[Search]:
+        """Find the neighbours of a picture; raises what :meth:`embed` does."""
+        return through(search, self._decoder, self._model, self._index)
 
-    def _pixels(self, picture: Looked, box: Box | None) -> np.ndarray:
+    def search_like(self, search: Search) -> asyncio.Future[Search]:
+        """Find the neighbours of an embedding, which is there already."""
+        return through(search, self._index)
+
+    def _decode_all(self, searches: Sequence[Search]) -> None:
         with self.metrics.decoding.time():
-            return pixels_of(picture, box, self._decode)
+            for search in searches:
+                search.picture = look(search.content, self.options.most_pixels)
+                search.box = box_of(search.part, search.picture.upright_size)
+            looked = [(search.picture, search.box) for search in searches]
+            for search, pixels in zip(searches, pixels_of(looked, self._decode), strict=True):
+                search.pixels = pixels
 
-    def _search(self, queries: Sequence[tuple[np.ndarray, Wanted]]) -> Sequence[list[Neighbour]]:
-        """Search for queries, those that want the same together."""
-        begin = time.perf_counter()
-        alike: dict[Wanted, list[int]] = {}
-        for number, (_, wanted) in enumerate(queries):
-            alike.setdefault(wanted, []).append(number)
-        found: list[list[Neighbour]] = [[] for _ in queries]
-        for wanted, numbers in alike.items():
-            hits = self.catalogue.search(
-                np.stack([queries[number][0] for number in numbers]),
-                wanted.k,
-                category=wanted.category,
-                domain=wanted.domain,
-                label=wanted.label,
-                without=wanted.without,
-            )
-            for number, row in zip(numbers, hits, strict=True):
-                found[number] = row
-        self.metrics.search.observe(time.perf_counter() - begin)
-        return found
+    def _embed_all(self, searches: Sequence[Search]) -> None:
+        embeddings = self._embed([search.pixels for search in searches])
+        for search, embedding in zip(searches, embeddings, strict=True):
+            search.embedding = embedding
+            del search.pixels
+
+    def _search_all(self, searches: Sequence[Search]) -> None:
+        """Search for all of them, those that want the same together."""
+        with self.metrics.search.time():
+            alike: dict[Wanted, list[Search]] = {}
+            for search in searches:
+                alike.setdefault(search.wanted, []).append(search)
+            for wanted, same in alike.items():
+                hits = self.catalogue.search(
+                    np.stack([search.embedding for search in same]),
+                    wanted.k,
+                    category=wanted.category,
+                    domain=wanted.domain,
+                    label=wanted.label,
+                    without=wanted.without,
+                )
+                for search, row in zip(same, hits, strict=True):
+                    search.neighbours = row
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
