@@ -504,3 +504,17 @@ def test_two_processes_search_one_folder_and_leave_nothing_but_handlers(scratch,
     assert (told.stdout, told.stderr, told.returncode) == ("köln/7.jpg\nFalse\n", "", 0)
     assert list(temporary.iterdir()) == []
     assert same(mine)
+
+
+def test_a_long_call_is_not_disturbed_by_pings(monkeypatch):
+    # A server that is pinged during a call hangs up after two to four minutes, as it did when a
+    # million items were indexed: too long to wait for here.
+    seen = []
+    real = grpc.insecure_channel
+    monkeypatch.setattr(
+        grpc,
+        "insecure_channel",
+        lambda *a, **o: (seen.append(dict(o["options"])), real(*a, **o))[1],
+    )
+    milvus().build(ITEMS, NAMES).close()
+    assert min(options["grpc.keepalive_time_ms"] for options in seen) > 24 * 3600 * 1000

@@ -1,4 +1,4 @@
-"""A service over a catalogue in memory, and clients of it."""
+"""A service over a small catalogue, and clients of it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.serving.api.catalogue import Memory, embed, filled
+from tests.serving.api.catalogue import embed, filled
 from trainer.serving.api import ServiceOptions, create_app
+from trainer.serving.live import LiveCatalogue
 
 
 @pytest.fixture
-def catalogue() -> Memory:
-    return filled()
+def catalogue() -> Iterator[LiveCatalogue]:
+    with filled() as live:
+        yield live
 
 
 @pytest.fixture
-def serve(catalogue: Memory) -> Iterator[Callable[..., TestClient]]:
+def serve(catalogue: LiveCatalogue) -> Iterator[Callable[..., TestClient]]:
     """Start a service with options of its own."""
     started: list[TestClient] = []
 
     def start(*, embed: Any = embed, fetch: Any = None, **options: Any) -> TestClient:
         options = {"rate": None} | options
-        app = create_app(catalogue, embed, ServiceOptions(**options), fetch=fetch)  # type: ignore[arg-type]
+        app = create_app(catalogue, embed, ServiceOptions(**options), fetch=fetch)
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         started.append(client)

@@ -30,7 +30,7 @@ def test_without_a_key_nothing_but_the_page_and_the_probes(serve: Serve) -> None
     client = serve(keys=(READ,))
     for path in ("/", "/health", "/ready", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200, path
-    for path in ("/v1/catalogue", "/v1/products", "/v1/pictures/shirts/red", "/metrics"):
+    for path in ("/v1/catalogue", "/v1/products", "/v1/pictures/shirts/red.png", "/metrics"):
         answer = client.get(path)
         assert answer.status_code == 401, path
         assert "X-API-Key" in answer.json()["detail"]
@@ -62,13 +62,13 @@ def test_only_changes_may_need_a_key(serve: Serve) -> None:
 
 def test_nothing_can_be_changed_unless_told(client: TestClient) -> None:
     assert put(client) == 403
-    assert client.delete("/v1/products/shirts/red").status_code == 403
-    assert client.get("/v1/products/shirts/red").status_code == 200
+    assert client.delete("/v1/products/shirts/red.png").status_code == 403
+    assert client.get("/v1/products/shirts/red.png").status_code == 200
 
 
 def test_a_client_that_asks_too_often_is_told_when_to_come_again(serve: Serve) -> None:
     client = serve(rate="3/minute")
-    search = [client.get("/v1/neighbours/shirts/red") for _ in range(4)]
+    search = [client.get("/v1/neighbours/shirts/red.png") for _ in range(4)]
     assert [answer.status_code for answer in search] == [200, 200, 200, 429]
     assert 1 <= int(search[-1].headers["Retry-After"]) <= 60
     assert client.get("/v1/catalogue").status_code == 429
@@ -83,7 +83,9 @@ def test_looking_costs_a_tenth_of_a_search(serve: Serve) -> None:
 
 def test_guessing_keys_is_slow(serve: Serve) -> None:
     client = serve(rate="2/minute", keys=(READ,))
-    wrong = [client.get("/v1/neighbours/shirts/red", headers={"X-API-Key": "x"}) for _ in range(3)]
+    wrong = [
+        client.get("/v1/neighbours/shirts/red.png", headers={"X-API-Key": "x"}) for _ in range(3)
+    ]
     assert [answer.status_code for answer in wrong] == [401, 401, 429]
 
 

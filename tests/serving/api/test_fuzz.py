@@ -40,9 +40,10 @@ CLOSED: dict[str, Any] = {"writable": True, "keys": (KEY,), "url_hosts": ("shop.
 def drawn(options: dict[str, Any]) -> list[Any]:
     """Return the operations of a service with such options, from its own description, each with
     the way that requests are drawn: as described, and wrong where anything can be wrong."""
-    app = create_app(filled(), embed, ServiceOptions(**options))
+    with filled() as catalogue:
+        description = create_app(catalogue, embed, ServiceOptions(**options)).openapi()
     cases = []
-    for found in schemathesis.openapi.from_dict(app.openapi()).get_all_operations():
+    for found in schemathesis.openapi.from_dict(description).get_all_operations():
         operation = found.ok()
         modes = list(GenerationMode)
         if not operation.body and not list(operation.iter_parameters()):
@@ -69,23 +70,24 @@ def check(address: str, operation: Any, mode: GenerationMode, headers: dict[str,
 
 @pytest.fixture(scope="module")
 def open_service() -> Iterator[str]:
-    with serving(filled(), OPEN) as address:
+    with serving(OPEN) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def closed_service() -> Iterator[str]:
-    with serving(filled(), CLOSED) as address:
+    with serving(CLOSED) as address:
         yield address
 
 
 @contextmanager
-def serving(catalogue: Any, options: dict[str, Any]) -> Iterator[str]:
-    shop = Shop(catalogue, **options)
-    try:
-        yield shop.url.rstrip("/")
-    finally:
-        shop.stop()
+def serving(options: dict[str, Any]) -> Iterator[str]:
+    with filled() as catalogue:
+        shop = Shop(catalogue, **options)
+        try:
+            yield shop.url.rstrip("/")
+        finally:
+            shop.stop()
 
 
 @pytest.mark.parametrize(("operation", "mode"), drawn(OPEN))
@@ -105,7 +107,8 @@ def test_so_do_requests_with_a_key_to_a_service_that_can_be_changed(
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
     with ExitStack() as stack:
-        app = create_app(filled(), embed, ServiceOptions(rate=None, most_pixels=100_000))
+        catalogue = stack.enter_context(filled())
+        app = create_app(catalogue, embed, ServiceOptions(rate=None, most_pixels=100_000))
         yield stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
 

@@ -195,7 +195,7 @@ def test_who_sends_nothing_more_takes_no_place_and_not_for_long(
             time.sleep(0.01)
         # All of it goes on: another picture would be one too many, a search without one is not.
         assert service._working == 0
-        assert client.get("/v1/neighbours/shirts/red").status_code == 200
+        assert client.get("/v1/neighbours/shirts/red.png").status_code == 200
         assert client.post("/v1/search", files={"picture": RED}).status_code == 503
         assert waiting.result() == [408, 408, 429, 408, 408, 503]
     assert not service._bodies._coming

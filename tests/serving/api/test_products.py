@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.serving.api.catalogue import COLOURS, Memory, picture
+from tests.serving.api.catalogue import COLOURS, picture
 from tests.serving.live_catalogues import made
 from trainer.config import UserError
 from trainer.serving.api import thumbnails
@@ -61,12 +61,12 @@ def test_an_added_product_is_found_until_it_is_removed(serve: Serve) -> None:
 def test_a_product_that_is_there_is_kept_if_asked(serve: Serve) -> None:
     client = serve(writable=True)
     answer = client.put(
-        "/v1/products/shirts/red?replace=false",
+        "/v1/products/shirts/red.png?replace=false",
         files={"picture": ORANGE},
         data={"label": "orange"},
     )
     assert answer.status_code == 409
-    assert client.get("/v1/products/shirts/red").json()["label"] == "red"
+    assert client.get("/v1/products/shirts/red.png").json()["label"] == "red"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_product_needs_a_picture_and_a_label(serve: Serve) -> None:
 
 
 def test_a_full_disk_is_told_without_its_path(
-    serve: Serve, catalogue: Memory, caplog: pytest.LogCaptureFixture
+    serve: Serve, catalogue: LiveCatalogue, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise ChangesFault("cannot write /srv/shop/index.changes.sqlite: no space left on device")
@@ -97,7 +97,7 @@ def test_a_full_disk_is_told_without_its_path(
     client = serve(writable=True)
     for answer in (
         client.put("/v1/products/n", files={"picture": ORANGE}, data={"label": "x"}),
-        client.delete("/v1/products/shirts/red"),
+        client.delete("/v1/products/shirts/red.png"),
     ):
         assert answer.status_code == 503
         assert "/srv" not in answer.text
@@ -117,40 +117,40 @@ def test_products_are_listed_in_pages(client: TestClient) -> None:
 
 
 def test_pictures_of_products_are_small_jpeg_files(client: TestClient) -> None:
-    answer = client.get("/v1/pictures/shirts/red", params={"size": 20})
+    answer = client.get("/v1/pictures/shirts/red.png", params={"size": 20})
     assert answer.headers["Content-Type"] == "image/jpeg"
     with Image.open(io.BytesIO(answer.content)) as image:
         assert image.format == "JPEG"
         assert image.size == (20, 15)
     again = {"If-None-Match": answer.headers["ETag"]}
-    unchanged = client.get("/v1/pictures/shirts/red", params={"size": 20}, headers=again)
+    unchanged = client.get("/v1/pictures/shirts/red.png", params={"size": 20}, headers=again)
     assert (unchanged.status_code, unchanged.content) == (304, b"")
-    assert client.get("/v1/pictures/shirts/red", params={"size": 99999}).status_code == 422
-    assert client.get("/v1/pictures/shirts/red", params={"size": 1}).status_code == 422
+    assert client.get("/v1/pictures/shirts/red.png", params={"size": 99999}).status_code == 422
+    assert client.get("/v1/pictures/shirts/red.png", params={"size": 1}).status_code == 422
 
 
 def test_a_picture_that_changed_is_not_the_one_before(serve: Serve) -> None:
     client = serve(writable=True)
-    before = client.get("/v1/pictures/shirts/red").content
-    put(client, "shirts/red")
-    assert client.get("/v1/pictures/shirts/red").content != before
+    before = client.get("/v1/pictures/shirts/red.png").content
+    put(client, "shirts/red.png")
+    assert client.get("/v1/pictures/shirts/red.png").content != before
 
 
 def test_pictures_are_kept_through_other_changes_but_not_too_many(
-    serve: Serve, catalogue: Memory, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, catalogue: LiveCatalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
     picture = catalogue.picture
     monkeypatch.setattr(catalogue, "picture", lambda name: (drawn.append(name), picture(name))[1])
     client = serve(writable=True)
-    content = client.get("/v1/pictures/shirts/red").content
+    content = client.get("/v1/pictures/shirts/red.png").content
     put(client, "another")
-    assert client.get("/v1/pictures/shirts/red").content == content
-    assert drawn == ["shirts/red"]
+    assert client.get("/v1/pictures/shirts/red.png").content == content
+    assert drawn == ["shirts/red.png"]
     monkeypatch.setattr(thumbnails, "KEPT", len(content))
-    client.get("/v1/pictures/shirts/blue")
-    client.get("/v1/pictures/shirts/red")
-    assert drawn == ["shirts/red", "shirts/blue", "shirts/red"]
+    client.get("/v1/pictures/shirts/blue.png")
+    client.get("/v1/pictures/shirts/red.png")
+    assert drawn == ["shirts/red.png", "shirts/blue.png", "shirts/red.png"]
 
 
 def test_a_mark_is_of_one_picture(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_mark_is_of_one_picture(tmp_path: Path) -> None:
 
 
 def test_what_the_catalogue_does_not_take_is_no_defect_of_the_disk(
-    serve: Serve, catalogue: Memory
+    serve: Serve, catalogue: LiveCatalogue
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise UserError("item n: no label")
@@ -181,19 +181,19 @@ def test_what_the_catalogue_does_not_take_is_no_defect_of_the_disk(
 
 
 def test_a_file_of_changes_that_cannot_be_read_is_told(
-    client: TestClient, catalogue: Memory
+    client: TestClient, catalogue: LiveCatalogue
 ) -> None:
     def broken(name: str) -> None:
         raise ChangesFault("cannot read /srv/shop/index.changes.sqlite: disk I/O error")
 
     catalogue.picture = broken  # type: ignore[method-assign,assignment]
-    answer = client.get("/v1/pictures/shirts/red")
+    answer = client.get("/v1/pictures/shirts/red.png")
     assert answer.status_code == 503
     assert "/srv" not in answer.text
 
 
-def test_a_picture_that_has_gone_is_told(client: TestClient, catalogue: Memory) -> None:
+def test_a_picture_that_has_gone_is_told(client: TestClient, catalogue: LiveCatalogue) -> None:
     catalogue.picture = lambda name: ("/srv/shop/gone.jpg", None)  # type: ignore[method-assign]
-    answer = client.get("/v1/pictures/shirts/red")
+    answer = client.get("/v1/pictures/shirts/red.png")
     assert answer.status_code == 404
     assert "/srv" not in answer.text

@@ -35,10 +35,10 @@ def test_a_filter_leaves_only_its_products(client: TestClient) -> None:
 
 
 def test_a_product_finds_others_like_it(client: TestClient) -> None:
-    answer = client.get("/v1/neighbours/shirts/red", params={"k": 2})
+    answer = client.get("/v1/neighbours/shirts/red.png", params={"k": 2})
     assert answer.status_code == 200
     first, second = answer.json()["neighbours"]
-    assert first["id"] == "shoes/red"
+    assert first["id"] == "shoes/red.png"
     assert first["score"] == pytest.approx(1)
     assert second["label"] != "red"
     assert client.get("/v1/neighbours/shirts/none").status_code == 404

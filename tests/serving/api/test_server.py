@@ -32,8 +32,9 @@ def slow(pictures):
     return embed(pictures)
 
 bound = bind("127.0.0.1", 0)
-app = create_app(filled(), slow, ServiceOptions(rate=None))
-run(app, bound, started=lambda: print(address_of(bound), flush=True), drain=float(sys.argv[2]))
+with filled() as catalogue:
+    app = create_app(catalogue, slow, ServiceOptions(rate=None))
+    run(app, bound, started=lambda: print(address_of(bound), flush=True), drain=float(sys.argv[2]))
 print("ended", flush=True)
 """
 

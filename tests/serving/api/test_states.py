@@ -38,9 +38,9 @@ def test_requests_are_counted_by_pattern_and_status(serve: Serve) -> None:
     client = serve(writable=True)
     for _ in range(3):
         client.post("/v1/search", files={"picture": RED})
-    for name in ("shirts/red", "shoes/blue"):
+    for name in ("shirts/red.png", "shoes/blue.png"):
         client.get(f"/v1/products/{name}")
-    client.delete("/v1/products/shirts/red")
+    client.delete("/v1/products/shirts/red.png")
     for number in range(20):
         client.get(f"/nothing/{number}")
     client.request("MADE-UP", "/v1/search")
@@ -82,9 +82,9 @@ def test_every_answer_is_safe_in_a_browser(client: TestClient) -> None:
 def test_pages_that_may_use_it_show_its_pictures(serve: Serve) -> None:
     policy = "Cross-Origin-Resource-Policy"
     client = serve(cors_origins=("https://shop.example",))
-    assert client.get("/v1/pictures/shirts/red").headers[policy] == "cross-origin"
+    assert client.get("/v1/pictures/shirts/red.png").headers[policy] == "cross-origin"
     assert client.get("/v1/catalogue").headers[policy] == "same-origin"
-    assert serve().get("/v1/pictures/shirts/red").headers[policy] == "same-origin"
+    assert serve().get("/v1/pictures/shirts/red.png").headers[policy] == "same-origin"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secret(
 
 
 def test_another_method_is_told_which_there_are(client: TestClient) -> None:
-    answer = client.patch("/v1/products/shirts/red")
+    answer = client.patch("/v1/products/shirts/red.png")
     assert answer.status_code == 405
     assert answer.headers["Allow"] == "DELETE, GET, PUT"
     head = client.head("/v1/catalogue")

@@ -34,7 +34,7 @@ def test_a_picture_by_url_finds_what_the_picture_finds(serve: Serve) -> None:
     client = serve(fetch=lambda url: Fetched(url, url, content, "JPEG", 40, 30))
     status, found = ask(client, k=1, category="shoes", box="0,0,10,10")
     assert status == 200
-    assert found["neighbours"][0]["id"] == "shoes/blue"
+    assert found["neighbours"][0]["id"] == "shoes/blue.png"
     assert found["query"] == {"width": 40, "height": 30, "box": [0, 0, 10, 10]}
     assert client.get("/v1/catalogue").json()["url_search"] is True
 

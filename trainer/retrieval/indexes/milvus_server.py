@@ -24,6 +24,9 @@ VARIABLE = "MILVUS_TOKEN"
 NO_COLLECTION, NO_DATABASE, NOT_AUTHENTICATED = 100, 800, 1800
 #: Seconds that Milvus Lite may take: it indexes within a call, for as long as the processor needs.
 DAY = 86_400.0
+#: Its server ends a connection that it is pinged by during a long call, as pymilvus does all ten
+#: seconds by default; the call is then made anew, and fails for what it has done already.
+NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1}
 #: Endings of files that Milvus Lite writes once, and removes but never changes.
 UNCHANGING = (".parquet", ".idx")
 #: Of what a stopped Milvus Lite leaves in its folder, what the next start does not need.
@@ -191,7 +194,7 @@ class Lite(Server):
         server, database, port = start_server_in_thread(str(self.data))
         held.update(server=server, database=database)
         held["client"] = client_package().MilvusClient(
-            uri=f"http://127.0.0.1:{port}", dedicated=True
+            uri=f"http://127.0.0.1:{port}", dedicated=True, grpc_options=NO_PINGS
         )
         for name in held["client"].list_collections():
             held["client"].load_collection(name, timeout=self.timeout)

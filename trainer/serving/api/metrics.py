@@ -48,7 +48,9 @@ class Metrics:
             registry=self.registry,
         )
         self.model = self._times("mildnet_model_seconds", "Of a batch in the model.")
-        self.decoding = self._times("mildnet_decode_seconds", "Of up to four pictures in a decoder.")
+        self.decoding = self._times(
+            "mildnet_decode_seconds", "Of up to four pictures in a decoder."
+        )
         self.search = self._times("mildnet_search_seconds", "Of a batch of queries in the index.")
         self.changes = Counter(
             *("mildnet_changes", "Products added, replaced and removed."),
