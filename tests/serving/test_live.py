@@ -84,8 +84,9 @@ def test_any_changes_give_what_the_items_of_now_give(tmp_path, similarity):
             name = f"new/{step}" if action == "add" else str(rng.choice(list(held)))
             fields, (vector,) = draw_fields(rng), vectors(rng, 1)
             box = (1.0, 2.0, 3.5, 4.0) if rng.random() < 0.5 else None
-            live.add(name, PICTURE, vector, **fields, box=box, replace=action == "replace")
-            held[name] = (Item(name, **fields, box=box), vector)
+            item = live.add(name, PICTURE, vector, **fields, box=box, replace=action == "replace")
+            assert item == Item(name, **fields, box=box)
+            held[name] = (item, vector)
         elif action == "remove":
             name = str(rng.choice(list(held)))
             live.remove(name)

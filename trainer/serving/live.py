@@ -302,8 +302,8 @@ class LiveCatalogue:
         domain: str = "",
         box: Box | None = None,
         replace: bool = False,
-    ) -> None:
-        """Add an item, to be found from now on, once it is safe on disk.
+    ) -> Item:
+        """Add an item, to be found from now on, once it is safe on disk, and return it.
 
         Args:
             name: its id: 1-200 of `A-Z a-z 0-9 . _ - /`, no part empty, `.` or `..`.
@@ -340,6 +340,7 @@ class LiveCatalogue:
             self._count(item, 1)
             if place >= 0:
                 self._count(self._item(state, place), -1)
+        return item
 
     def remove(self, name: str) -> None:
         """Remove an item, never to be found again unless it is added anew.
