@@ -338,6 +338,37 @@ def test_names(configs):
     assert name("runs/fashion_7/config.cnf") == "fashion_7"
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("shop (1).cnf", "shop_1_"),
+        ("a,b c.cnf", "a_b_c"),
+        (".hidden.cnf", "_hidden"),
+        ("-x.cnf", "_x"),
+        ("runs/swin v2/config.cnf", "swin_v2"),
+        ("größe.cnf", "größe"),
+    ],
+)
+def test_a_name_made_of_a_files_can_be_given_again(configs, path: str, name: str):
+    config = JobConfig.load(configs.write(SMALL, path), settings=Settings())
+    assert config.name == name
+    for again in (
+        JobConfig.load(configs.write(config.to_cnf(), "again.cnf"), settings=Settings()),
+        JobConfig.from_mapping(config.to_dict(), (), Settings()),
+    ):
+        assert again == config
+        assert again.name == name
+    stem = path.removesuffix("/config.cnf").removesuffix(".cnf").rpartition("/")[2]
+    assert config.origin("name") == ("default" if name == stem else f"from {stem!r}")
+
+
+@pytest.mark.parametrize("name", ["a b", "../a", "a/b", "-x", "."])
+def test_a_name_that_is_given_is_taken_as_it_is_or_refused(configs, name: str):
+    with pytest.raises(UserError, match=r"^--set: name=.* does not name a folder: letters"):
+        configs.load(SMALL, f"name={name}")
+    assert configs.load(SMALL, "name=a=1+2-b.c").name == "a=1+2-b.c"
+
+
 def test_components_and_build(configs):
     config = configs.load(SMALL + "model.widths=8, 9\ntracker.csv.file=a.csv\n")
     component, parameters = config.component("model")

@@ -135,7 +135,7 @@ def published(tmp_path):
 
 
 def test_a_run_of_swin_v2_embeds_as_hugging_faces_does(published, tmp_path, pictures):
-    run = tmp_path / "run"
+    run = tmp_path / "swin v2"
     code, output = convert(
         published / "model.safetensors", "--to", run, "--set", "dataset=synthetic",
         "--set", "dataset.classes=12", "--set", "dataset.views=4", "--set", "dataset.size=32",

@@ -60,3 +60,14 @@ def test_a_machine_that_comes_while_another_claims_the_folder_takes_it_for_what_
     monkeypatch.setattr(RunFolder, "exists", claimed_between(exists))
     RunFolder(path).check(config)
     assert (tmp_path / "run/config.json").exists()
+
+
+def test_a_run_whose_name_is_none_for_a_folder_is_read(tmp_path):
+    """As runs have that were made of `my shop.cnf` when names of files were not looked at."""
+    config = small_config(tmp_path)
+    folder = RunFolder.claim(str(tmp_path / "my run"), config)
+    for given, name in (({"name": "my shop"}, "my_shop"), ({}, "my_run")):
+        values = {key: value for key, value in config.to_dict().items() if key != "name"}
+        folder.write_json("config.json", {**values, **given})
+        assert folder.config() == config
+        assert folder.config().name == name

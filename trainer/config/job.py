@@ -128,7 +128,10 @@ class JobConfig:
     name: str = dataclasses.field(
         default="",
         compare=False,
-        metadata={"help": "name of the job and of its run folder; default: the config's file name"},
+        metadata={
+            "help": "name of the job and of its run folder; default: the config's file name, _ for "
+            "each run of characters that a name may not have"
+        },
     )
     job_dir: str = option("runs", "folder or gs:// path of run folders; default MILDNET_JOB_DIR")
     config: str = option("", "machine file in training_configs, for remote jobs")
@@ -158,7 +161,7 @@ class JobConfig:
         path = Path(path)
         given = cnf.read(path)
         name = path.resolve().parent.name if path.stem == "config" else path.stem
-        return cls._resolve(given, overrides, settings, str(path), name or "job")
+        return cls._resolve(given, overrides, settings, str(path), name)
 
     @classmethod
     def from_mapping(
@@ -384,12 +387,7 @@ class _Resolver:
 
     def config(self, name: str) -> JobConfig:
         self._flat_keys()
-        self.values["name"] = self.values["name"] or name
-        if not re.fullmatch(r"\w[\w.+=-]*", self.values["name"]) and "name" in self.origins:
-            raise UserError(
-                f"{self._at('name')}name={self.values['name']!r} does not name a folder: letters, "
-                "digits, _, ., +, = and - do, after a letter or digit"
-            )
+        self._check_name(name or "job")
         self._choose_components()
         self._check_parameter_names()
         training = self._training()
@@ -401,6 +399,19 @@ class _Resolver:
             parameters=parameters,
             origins=self.origins,
         )
+
+    def _check_name(self, source: str) -> None:
+        """Check the name that was given, or make one of a file's or folder's name."""
+        given = self.values["name"]
+        if not given:
+            self.values["name"] = name = re.sub(r"^\W+|[^\w.+=-]+", "_", source)
+            if name != source:
+                self.origins["name"] = f"from {source!r}"
+        elif not re.fullmatch(r"\w[\w.+=-]*", given):
+            raise UserError(
+                f"{self._at('name')}name={given!r} does not name a folder: letters, "
+                "digits, _, ., +, = and - do, after a letter or digit"
+            )
 
     def _flat_keys(self) -> None:
         parameters = options.parameters_of(JobConfig)

@@ -104,7 +104,8 @@ class RunFolder:
     def config(self) -> JobConfig:
         """Return the effective config that the run was made with."""
         values = self.read_json("config.json")
-        name = self.path.rstrip("/").rsplit("/", 1)[-1]
+        # Not as a name that is given: runs of before may have one that is refused now.
+        name = str(values.pop("name", "") or self.path.rpartition("/")[2])
         return JobConfig.from_mapping(values, source=self.file("config.json"), name=name)
 
     def file(self, name: str) -> str:
