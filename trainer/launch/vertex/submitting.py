@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
 #: Files of weights; the ending tells them from names of what a library brings.
 _FILES = (".bin", ".h5", ".keras", ".npz", ".pt", ".pth", ".safetensors", ".zip")
-#: Keys whose files are looked for in the data path.
-_IN_DATA = ("train_csv", "val_csv")
+#: Keys whose files are looked for in the data path or in the run folder.
+_BELOW = ("train_csv", "val_csv", "dataset.", "tracker.")
 #: Keys whose paths are of this machine, of no file, or looked at elsewhere.
 _NO_FILES = ("config", "job_dir", "model_module", "trainer", "data_path")
+#: What stands before the places that a text names: `hub:PLACE`, `hub(handle='PLACE')`, lists.
+_BEFORE = re.compile(r"""[\s,=('"]+|:(?!//)""")
+#: Addresses under which a machine reaches itself.
+_LOOPBACK = re.compile(r"://(localhost|127\.[\d.]+|0\.0\.0\.0|\[::1?\])(?![\w.-])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -242,35 +247,50 @@ def check_places(config: JobConfig) -> None:
                 "a remote job does not see; copy the data to the bucket "
                 f"(gcloud storage cp -r {place} gs://bucket/data), and give --data-path gs://..."
             )
-    for key, value in _local_files(config):
-        if is_remote(value) and not value.startswith("file:"):
+    for key, value, place in _local_places(config):
+        at = f"{_at(config, key)}{key}={value}"
+        at += f": {place} is" if place != value else " is"
+        if is_remote(place) and not place.startswith("file:"):
             raise UserError(
-                f"{_at(config, key)}{key}={value} is an address that a job can't read there; copy "
-                f"the file to the bucket, and give {_form(key)}"
+                f"{at} an address that a job can't read there; copy the file to the bucket, and "
+                f"give {_form(key)}"
             )
         raise UserError(
-            f"{_at(config, key)}{key}={value} is a file on this machine, which a remote job does "
-            f"not see; copy it to the bucket, and give {_form(key)}"
+            f"{at} a place on this machine, which a remote job does not see; copy it to the "
+            f"bucket, and give {_form(key)}"
         )
-
-
-def _local_files(config: JobConfig) -> Iterator[tuple[str, str]]:
-    if config.init_from and not _elsewhere(config.init_from):
-        yield "init_from", config.init_from
     for key, value in config.to_dict().items():
-        if key in _NO_FILES or not isinstance(value, str):
+        if key not in _NO_FILES and isinstance(value, str) and _LOOPBACK.search(value):
+            raise UserError(
+                f"{_at(config, key)}{key}={value} is an address of this machine, which a remote "
+                "job does not reach; give one that it does"
+            )
+
+
+def _local_places(config: JobConfig) -> Iterator[tuple[str, str, str]]:
+    """Return key, value, and what of it is on this machine alone or can't be read."""
+    for key, value in config.to_dict().items():
+        if key in _NO_FILES or not isinstance(value, str) or not value:
             continue
-        named = key.startswith("model.") and value.lower().endswith(_FILES)
-        # A net's own weights are read as a file of the machine, which a mounted bucket has.
-        if value.startswith("/gcs/") or (_elsewhere(value) and not named):
-            continue
-        # What the data sets name is below the data path, unless it is a whole path.
-        if key in _IN_DATA or key.startswith("dataset."):
-            local = os.path.isabs(value)
-        else:
-            local = named or (os.sep in value and os.path.exists(value))
-        if local or value.startswith("file:"):
-            yield key, value
+        if key == "init_from" and not _elsewhere(value):
+            yield key, value, value
+        for place in dict.fromkeys([value, *_BEFORE.split(value)]):
+            if _local(key, place.rstrip(")")):
+                yield key, value, place.rstrip(")")
+
+
+def _local(key: str, place: str) -> bool:
+    # A net's own weights are read as a file of the machine, which a mounted bucket has.
+    weights = key == "model.weights" and place.lower().endswith(_FILES)
+    if place.startswith("/gcs/") or (is_remote(place) and not weights):
+        return place.startswith("file:")
+    if weights or place.startswith(("/", "~", "file:")):
+        return True
+    # Whatever else is named there is below the data path or the run folder.
+    if key.startswith(_BELOW):
+        return False
+    file = key.startswith("model.") and place.lower().endswith(_FILES)
+    return file or place.startswith(("./", "../")) or (os.sep in place and os.path.exists(place))
 
 
 def _elsewhere(path: str) -> bool:
