@@ -133,6 +133,47 @@ def test_a_merge_that_is_killed_changes_nothing_that_is_seen(tmp_path, monkeypat
     assert not changes_file(folder).exists()
 
 
+def test_a_merge_that_ends_while_a_service_starts_is_seen_by_it(tmp_path, monkeypatch):
+    folder, rng = tmp_path / "index", np.random.default_rng(5)
+    made(folder, count=20)
+    change(folder, rng, ["a", "0/3.jpg"])
+    before = shown(folder)
+    loaded = []
+
+    def slow(*words, **options):
+        loaded.append(load_catalogue(*words, **options))
+        if len(loaded) == 1:
+            merge_changes(folder)
+        return loaded[-1]
+
+    monkeypatch.setattr("trainer.serving.live.load_catalogue", slow)
+    assert shown(folder) == before
+    assert len(loaded) == 2
+
+
+def test_what_a_killed_merge_has_taken_in_can_be_removed(tmp_path, monkeypatch):
+    """The index has the added items then, and the file of changes has them, too."""
+    folder, rng = tmp_path / "index", np.random.default_rng(5)
+    made(folder, count=20)
+    live = LiveCatalogue(folder)
+    live.add("wins", picture(rng), vectors(rng, 1)[0], label="a", replace=True)
+    live.add("loses", picture(rng), vectors(rng, 1)[0], label="a")
+    live.close()
+    before = shown(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.serving.changes.Changes.delete", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            merge_changes(folder)
+    assert shown(folder) == before
+    live = LiveCatalogue(folder)
+    for name in ("wins", "loses"):
+        live.remove(name)
+    live.close()
+    for _ in range(2):
+        assert before[0].keys() - shown(folder)[0].keys() == {"wins", "loses"}
+        merge_changes(folder)
+
+
 def test_what_cannot_be_merged_is_one_line(tmp_path):
     folder, rng = tmp_path / "index", np.random.default_rng(6)
     made(folder, count=3)

@@ -72,32 +72,73 @@ def check(live, held, rng, similarity="cosine"):
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_any_changes_give_what_the_items_of_now_give(tmp_path, similarity):
-    """Random additions, removals, replacements and restarts beside a plain dict."""
+    """Random additions, removals, replacements, restarts and new indexes beside plain dicts."""
     rng = np.random.default_rng(1)
-    held = made(tmp_path / "index", similarity=similarity)
+    indexed = made(tmp_path / "index", similarity=similarity)
+    # What was added, with whether it wins; and which items of an index went, whatever comes later.
+    added, gone, names = {}, set(), list(indexed)
     live = LiveCatalogue(tmp_path / "index")
-    for step in range(80):
-        version, action = live.version, rng.choice(["add", "replace", "remove", "restart"])
+    for step in range(120):
+        held = {name: indexed[name] for name in indexed if name not in gone}
+        held |= {name: one for name, (one, wins) in added.items() if wins or name not in held}
+        check(live, held, rng, similarity)
+        action = rng.choice(["add", "replace", "remove", "remove", "restart"])
         if action == "restart" and step % 3:
             action = "add"
         if action in ("add", "replace"):
-            name = f"new/{step}" if action == "add" else str(rng.choice(list(held)))
+            name = str(rng.choice(list(held))) if action == "replace" else f"new/{step}"
+            if action == "add" and set(names) - set(held):  # one that was removed, or is not yet
+                name = str(rng.choice(sorted({*names, name} - set(held))))
+            names.append(name)
             fields, (vector,) = draw_fields(rng), vectors(rng, 1)
             box = (1.0, 2.0, 3.5, 4.0) if rng.random() < 0.5 else None
-            item = live.add(name, PICTURE, vector, **fields, box=box, replace=action == "replace")
+            replace = action == "replace" or bool(rng.integers(2))
+            item = live.add(name, PICTURE, vector, **fields, box=box, replace=replace)
             assert item == Item(name, **fields, box=box)
-            held[name] = (item, vector)
+            added[name] = (item, vector), replace
         elif action == "remove":
             name = str(rng.choice(list(held)))
             live.remove(name)
-            del held[name]
+            added.pop(name, None)
         else:
             live.close()
+            if rng.random() < 0.5:
+                indexed = rebuilt(tmp_path / "index", sorted({*names}), rng, similarity)
             live = LiveCatalogue(tmp_path / "index", mapped=bool(rng.integers(2)))
-            version = -1
-        assert live.version > version
-        check(live, held, rng, similarity)
+        if action in ("replace", "remove") and name in indexed:
+            gone.add(name)
     live.close()
+
+
+def rebuilt(folder, names, rng, similarity):
+    """Write another index with most of these items, and return what it holds."""
+    names = [name for name in names if rng.random() < 0.8]
+    fields, embeddings = [draw_fields(rng) for _ in names], vectors(rng, len(names))
+    rows = [{"path": f"/data/shop/{name}", **one} for name, one in zip(names, fields, strict=True)]
+    write(folder, rows, embeddings, similarity=similarity)
+    return {
+        name: (Item(name, **one), vector)
+        for name, one, vector in zip(names, fields, embeddings, strict=True)
+    }
+
+
+def test_what_is_removed_stays_so_whatever_the_rebuilt_index_has(tmp_path):
+    """Whichever is shown, the indexed one or the added one: neither comes back."""
+    rng = np.random.default_rng(2)
+    made(tmp_path / "index", count=6)
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        for name, replace in (("1/7.jpg", True), ("2/8.jpg", False)):
+            live.add(name, PICTURE, vectors(rng, 1)[0], label="added", replace=replace)
+    made(tmp_path / "index", count=9)
+    with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+        assert live.get("1/7.jpg").label == "added" != live.get("2/8.jpg").label
+        for name in ("1/7.jpg", "2/8.jpg"):
+            live.remove(name)
+        left = live.list(0, 99)
+        assert len(left) == 7
+    for _ in range(2):
+        with contextlib.closing(LiveCatalogue(tmp_path / "index")) as live:
+            assert live.list(0, 99) == left
 
 
 def test_a_change_that_was_acknowledged_outlives_a_killed_process(tmp_path):

@@ -99,7 +99,7 @@ def load_catalogue(folder: str | os.PathLike[str], **tuned: Any) -> CatalogueInd
         UserError: it is missing, truncated, or not an index of this library.
     """
     while True:
-        before = _identity(folder)
+        before = identity(folder)
         try:
             index = load_index(folder, **tuned)
             items = get("dataset", "items").build(os.fspath(folder))
@@ -116,7 +116,7 @@ def load_catalogue(folder: str | os.PathLike[str], **tuned: Any) -> CatalogueInd
                 # Another process is just replacing it, or was killed while it did.
                 with contextlib.suppress(OSError), _locked(folder, wait=10):
                     restore_folder(folder)
-            if _identity(folder) == before:
+            if identity(folder) == before:
                 raise
 
 
@@ -190,8 +190,11 @@ def _locked(folder: str | os.PathLike[str], wait: float = 0) -> AbstractContextM
     return locked(target.with_name(f".{target.name}.lock"), refusal, wait=wait)
 
 
-def _identity(folder: str | os.PathLike[str]) -> int | None:
+def identity(folder: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return what tells the index in a folder from the next one there; None: there is none."""
     try:
-        return os.stat(folder).st_ino
+        # Not its number: some mounts give a file another one whenever it is looked at.
+        status = os.stat(Path(folder) / "meta.json")
     except OSError:
         return None
+    return status.st_mtime_ns, status.st_size

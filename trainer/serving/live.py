@@ -21,7 +21,7 @@ from trainer.data.files import absolute
 from trainer.data.readers.items import box_fault
 from trainer.retrieval.vectors import check_embeddings
 from trainer.serving.added import FIELDS, AddedItems, Field
-from trainer.serving.catalogue import MODEL, check_model, load_catalogue
+from trainer.serving.catalogue import MODEL, check_model, identity, load_catalogue
 from trainer.serving.changes import Added, Box, Changes, Item
 from trainer.serving.public_names import check_new
 
@@ -108,31 +108,35 @@ class LiveCatalogue:
         mapped: bool = True,
         writable: bool = True,
     ) -> None:
-        catalogue = load_catalogue(folder, mapped=mapped)
-        self._base, self._items = catalogue, catalogue.items
-        self._folder = folder
-        self._index = index = catalogue.index
-        self.dim: int = index.dim
-        self._ids = catalogue.ids
-        self._names = catalogue.public_names(folder)
-        # From here on the rows are what the index knows its items by.
-        index.ids = np.arange(len(index))
-        self._rows = {name: row for row, name in enumerate(self._names)}
-        labels = {name: code for code, name in enumerate(self._items.label_names)}
-        self._codes = {
-            "category": _coded(self._items.category),
-            "domain": _coded(self._items.domain),
-            "label": (self._items.label, labels),
-        }
-        self._matching = lru_cache(FILTERS)(self._find)
-        self._writer = threading.Lock()
-        self._changes = Changes(
-            changes_file(folder) if changes is None else changes,
-            model=index.notes.get(MODEL, ""),
-            dim=self.dim,
-            writable=writable,
-        )
+        file = changes_file(folder) if changes is None else changes
+        while True:
+            before = identity(folder)
+            catalogue = load_catalogue(folder, mapped=mapped)
+            index = catalogue.index
+            model = index.notes.get(MODEL, "")
+            self._changes = Changes(file, model=model, dim=index.dim, writable=writable)
+            # The changes may have been merged into the index since that was loaded.
+            if identity(folder) == before:
+                break
+            self._changes.close()
         try:
+            self._base, self._items = catalogue, catalogue.items
+            self._folder = folder
+            self._index = index
+            self.dim: int = index.dim
+            self._ids = catalogue.ids
+            self._names = catalogue.public_names(folder)
+            # From here on the rows are what the index knows its items by.
+            index.ids = np.arange(len(index))
+            self._rows = {name: row for row, name in enumerate(self._names)}
+            labels = {name: code for code, name in enumerate(self._items.label_names)}
+            self._codes = {
+                "category": _coded(self._items.category),
+                "domain": _coded(self._items.domain),
+                "label": (self._items.label, labels),
+            }
+            self._matching = lru_cache(FILTERS)(self._find)
+            self._writer = threading.Lock()
             self._state = self._read()
         except BaseException:
             self.close()
@@ -334,7 +338,7 @@ class LiveCatalogue:
             place = self._place(state, name)
             if place >= 0 and not replace:
                 raise UserError(f"there is an item {name} already: replace=True takes its place")
-            indexed = self._ids[place] if 0 <= place < len(self._ids) else None
+            indexed = self._indexed(name)
             self._changes.add(Added(item, vector, replace), picture, instead_of=indexed)
             self._state = _with(self._less(state, place), item, vector)
             self._count(item, 1)
@@ -352,10 +356,8 @@ class LiveCatalogue:
         with self._writer:
             state = self._state
             place = self._there(state, name)
-            if place < len(self._ids):
-                self._changes.remove(indexed=self._ids[place])
-            else:
-                self._changes.remove(added=name)
+            # Both, for the one that is not shown would be after the next start.
+            self._changes.remove(added=name, indexed=self._indexed(name))
             self._state = changed(self._less(state, place), version=state.version + 1)
             self._count(self._item(state, place), -1)
 
@@ -407,6 +409,11 @@ class LiveCatalogue:
             return len(self._ids) + number
         row = self._rows.get(name, -1)
         return row if row >= 0 and (state.kept is None or state.kept[row]) else -1
+
+    def _indexed(self, name: str) -> str | None:
+        """Return what the index calls its own item with this id, shown or not; None: has none."""
+        row = self._rows.get(name, -1)
+        return self._ids[row] if row >= 0 else None
 
     def _there(self, state: _State, name: str) -> int:
         place = self._place(state, name)
