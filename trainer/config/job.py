@@ -237,7 +237,7 @@ class JobConfig:
         except ValueError as error:
             prefix = kind if name is None else f"{kind}.{name}"
             key = _key_in(str(error), prefix, parameters) or COMPONENT_KEYS.get(kind, "trackers")
-            raise UserError(f"{self._where(key)}{key}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{self.where(key)}{key}: {' '.join(str(error).split())}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return all keys with their values, ready for JSON; :meth:`from_mapping` reads it back.
@@ -297,6 +297,10 @@ class JobConfig:
         """Return where the value of `key` comes from: `file:line`, `--set`, `default`, ..."""
         return self.origins.get(key, "default")
 
+    def where(self, key: str) -> str:
+        """Return what an error about `key` begins with: its origin and a colon; "" by default."""
+        return f"{self.origins[key]}: " if key in self.origins else ""
+
     def fingerprint(self) -> str:
         """Return a SHA-256 over all that can change the trained weights, as 64 hex digits."""
         text = json.dumps(self._defining(), sort_keys=True)
@@ -320,10 +324,6 @@ class JobConfig:
             for key, value in self.to_dict().items()
             if key not in OUTSIDE_TRAINING and not key.startswith(("tracker.", "index."))
         }
-
-    def _where(self, key: str) -> str:
-        origin = self.origins.get(key)
-        return f"{origin}: " if origin else ""
 
 
 _CSV_KEYS = ("train_csv", "val_csv")

@@ -200,7 +200,7 @@ class Shape:
                 batches that they can't share evenly.
         """
         training = config.training
-        asked, at = training.strategy, _at(config, "train.strategy")
+        asked, at = training.strategy, config.where("train.strategy")
         if asked not in ("auto", self.strategy):
             raise UserError(
                 f"{at}train.strategy={asked} does not go with {self.path} ({self}), which takes "
@@ -208,14 +208,14 @@ class Shape:
             )
         if self.strategy in ("multiworker", "tpu") and training.devices is not None:
             raise UserError(
-                f"{_at(config, 'train.devices')}train.devices={training.devices} has no effect on "
+                f"{config.where('train.devices')}train.devices={training.devices} has no effect on "
                 f"{self.path} ({self}), all of which is used; leave it out"
             )
         if training.devices is not None:
             there = max(self.gpus, 1)
             if training.devices > there:
                 raise UserError(
-                    f"{_at(config, 'train.devices')}train.devices={training.devices}, but the "
+                    f"{config.where('train.devices')}train.devices={training.devices}, but the "
                     f"machine of {self.path} has {there}"
                 )
         used = self.devices
@@ -223,7 +223,7 @@ class Shape:
             used = training.devices or used
         if config.batch_size % used:
             raise UserError(
-                f"{_at(config, 'batch_size')}batch_size={config.batch_size} can't be divided "
+                f"{config.where('batch_size')}batch_size={config.batch_size} can't be divided "
                 f"evenly among the {used} devices of {self.path}; make it a multiple of {used}"
             )
         fitted = dataclasses.replace(training, strategy=self.strategy)  # type: ignore[arg-type]
@@ -275,10 +275,6 @@ def find(name: str) -> Path:
     if path.is_file():
         return path
     raise UserError(f"no shape {name!r}{nearest(plain, names(), 'there are')}")
-
-
-def _at(config: JobConfig, key: str) -> str:
-    return f"{config.origins[key]}: " if key in config.origins else ""
 
 
 def _pools(path: Path) -> tuple[Pool, ...]:

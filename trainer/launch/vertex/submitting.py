@@ -235,7 +235,7 @@ def check_places(config: JobConfig) -> None:
                 "no data path is set: copy the data to the bucket, and set "
                 "MILDNET_DATA_PATH=gs://bucket/folder, or give --data-path"
             )
-        where = f"{_at(config, 'data_path')}data_path={place}"
+        where = f"{config.where('data_path')}data_path={place}"
         if is_remote(place) and not _elsewhere(place) and not place.startswith("file:"):
             raise UserError(
                 f"{where} is an address that a job can't read; copy the data to the bucket, and "
@@ -248,7 +248,7 @@ def check_places(config: JobConfig) -> None:
                 f"(gcloud storage cp -r {place} gs://bucket/data), and give --data-path gs://..."
             )
     for key, value, place in _local_places(config):
-        at = f"{_at(config, key)}{key}={value}"
+        at = f"{config.where(key)}{key}={value}"
         at += f": {place} is" if place != value else " is"
         if is_remote(place) and not place.startswith("file:"):
             raise UserError(
@@ -262,7 +262,7 @@ def check_places(config: JobConfig) -> None:
     for key, value in config.to_dict().items():
         if key not in _NO_FILES and isinstance(value, str) and _LOOPBACK.search(value):
             raise UserError(
-                f"{_at(config, key)}{key}={value} is an address of this machine, which a remote "
+                f"{config.where(key)}{key}={value} is an address of this machine, which a remote "
                 "job does not reach; give one that it does"
             )
 
@@ -299,10 +299,6 @@ def _elsewhere(path: str) -> bool:
 
 def _form(key: str) -> str:
     return "its path /gcs/bucket/..." if key.startswith("model.") else "its gs:// address"
-
-
-def _at(config: JobConfig, key: str) -> str:
-    return f"{config.origins[key]}: " if key in config.origins else ""
 
 
 def _say(console: Console, text: str) -> None:
