@@ -62,7 +62,6 @@ class _State:
     """The catalogue at one instant; a search works with one from its begin to its end.
 
     Attributes:
-        version: grows with each change.
         kept: bool (N,), items of the index that are there; None: all.
         added: items that were added.
         count: how many of them this state knows.
@@ -70,7 +69,6 @@ class _State:
         size: items in all.
     """
 
-    version: int
     kept: np.ndarray | None
     added: AddedItems
     count: int
@@ -156,11 +154,6 @@ class LiveCatalogue:
 
     def __len__(self) -> int:
         return self._state.size
-
-    @property
-    def version(self) -> int:
-        """A number that grows with each change."""
-        return self._state.version
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -358,7 +351,7 @@ class LiveCatalogue:
             place = self._there(state, name)
             # Both, for the one that is not shown would be after the next start.
             self._changes.remove(added=name, indexed=self._indexed(name))
-            self._state = changed(self._less(state, place), version=state.version + 1)
+            self._state = self._less(state, place)
             self._count(self._item(state, place), -1)
 
     def _read(self) -> _State:
@@ -375,10 +368,10 @@ class LiveCatalogue:
             self._counts[field] = Counter(dict(zip(known, there, strict=True)))
             self._counts[field].update(getattr(one.item, field) for one in items)
             self._list_present(field)
-        state = _State(0, None if kept.all() else kept, added, 0, np.zeros(16, bool), size)
+        state = _State(None if kept.all() else kept, added, 0, np.zeros(16, bool), size)
         for one in items:
             state = _with(state, one.item, one.embedding)
-        return changed(state, version=0)
+        return state
 
     def _less(self, state: _State, place: int) -> _State:
         """Return a state without an item; -1 stands for none."""
@@ -535,9 +528,7 @@ def _with(state: _State, item: Item, embedding: np.ndarray) -> _State:
     if count == len(alive):
         alive = np.concatenate([alive, np.zeros_like(alive)])
     alive[count] = True
-    return changed(
-        state, version=state.version + 1, count=count + 1, alive=alive, size=state.size + 1
-    )
+    return changed(state, count=count + 1, alive=alive, size=state.size + 1)
 
 
 def _coded(values: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
