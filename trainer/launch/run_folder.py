@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ class RunFolder:
 
     Args:
         path: the folder; see :meth:`claim` for making one and :meth:`open` for reading one.
+        read: returns the text of a file by its path.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, read: Callable[[str], str] = read_text) -> None:
         self.path = path.rstrip("/") if is_remote(path) else str(Path(path))
+        self._read = read
 
     @classmethod
     def open(cls, path: str) -> RunFolder:
@@ -91,14 +93,25 @@ class RunFolder:
                     "choose another run folder"
                 )
             return
+        self.check_same(config, f"choose another run folder, or start again with {anew}")
+
+    def check_same(self, config: JobConfig, instead: str) -> None:
+        """Check that the run in the folder, which is there, is one of `config`.
+
+        Args:
+            config: of the job.
+            instead: what to do otherwise, for the message.
+
+        Raises:
+            UserError: it is a run of another config, or its config can't be read.
+        """
         before = self.config()
         if before.fingerprint() == config.fingerprint():
             return
         differences = config.differences(before)
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
         raise UserError(
-            f"{self.path}: holds a run of another config ({differences[0]}{more}); "
-            f"choose another run folder, or start again with {anew}"
+            f"{self.path}: holds a run of another config ({differences[0]}{more}); {instead}"
         )
 
     def config(self) -> JobConfig:
@@ -140,7 +153,7 @@ class RunFolder:
             UserError: it is missing or not JSON.
         """
         try:
-            return dict(json.loads(read_text(self.file(name))))
+            return dict(json.loads(self._read(self.file(name))))
         except (ValueError, TypeError):
             raise UserError(f"{self.file(name)}: damaged, or not written by mildnet") from None
 

@@ -43,10 +43,15 @@ class StorageServer:
             def log_message(self, *words: object) -> None:
                 pass
 
-            def _answer(self, status: int, values: dict[str, Any]) -> None:
-                data = json.dumps(values).encode()
+            def _answer(self, status: int, values: dict[str, Any] | bytes) -> None:
+                media = isinstance(values, bytes)
+                data = values if media else json.dumps(values).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                if media:
+                    self.send_header("X-Goog-Hash", f"crc32c={_checksum(data)}")
+                self.send_header(
+                    "Content-Type", "application/octet-stream" if media else "application/json"
+                )
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -64,10 +69,10 @@ class StorageServer:
         self.server.server_close()
         self.thread.join()
 
-    def _get(self, path: str) -> tuple[int, dict[str, Any]]:
+    def _get(self, path: str) -> tuple[int, dict[str, Any] | bytes]:
         url = urlsplit(path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        place = re.fullmatch(r"/storage/v1/b/([^/]+)/o(?:/(.+))?", url.path)
+        place = re.fullmatch(r"(?:/download)?/storage/v1/b/([^/]+)/o(?:/(.+))?", url.path)
         if self.refusal:
             return _error(*self.refusal)
         if not place or place[1] != self.bucket:
@@ -77,7 +82,7 @@ class StorageServer:
         name = unquote(place[2])
         if name not in self.objects:
             return _error(404, f"No such object: {self.bucket}/{name}")
-        return 200, self._about(name)
+        return 200, self.objects[name] if query.get("alt") == "media" else self._about(name)
 
     def _listed(self, prefix: str, delimiter: str | None) -> dict[str, Any]:
         items, prefixes = [], set()

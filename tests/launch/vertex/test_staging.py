@@ -28,6 +28,9 @@ def test_a_file_is_uploaded_once(server: StorageServer):
     assert bucket.put([Staged(files[0].uri, b"lr=2\n")]) == [files[0].uri]
     assert server.objects["mildnet/configs/a.cnf"] == b"lr=2\n"
     assert len(server.uploads) == 3
+    assert bucket.read(files[0].uri) == "lr=2\n"
+    with pytest.raises(ValueError, match="utf-8"):
+        bucket.read(files[1].uri)
 
 
 def test_a_name_is_claimed_once(server: StorageServer):

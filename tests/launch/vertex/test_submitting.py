@@ -242,11 +242,18 @@ def test_what_the_service_refuses(
         submit(prepare(), vertex)
 
 
-def test_going_on_with_a_run(vertex: VertexServer, storage: StorageServer):
+@pytest.fixture
+def run(storage: StorageServer) -> JobConfig:
+    """A run that was begun as `shop_3`, on one GPU."""
+    begun = prepare().config
+    storage.objects["mildnet/shop_3/config.json"] = json.dumps(begun.to_dict()).encode()
+    return begun
+
+
+def test_going_on_with_a_run(vertex: VertexServer, run: JobConfig, storage: StorageServer):
+    with pytest.raises(UserError, match=r"^--resume shop_2: there is no run in gs://.*shop_2 \(no"):
+        submit(prepare(resume="shop_2"), vertex)
     again = prepare(resume="shop_3")
-    with pytest.raises(UserError, match=r"^--resume shop_3: there is no run in gs://.*shop_3 \(no"):
-        submit(again, vertex)
-    storage.objects["mildnet/shop_3/config.json"] = b"{}"
     old = vertex.add("shop_3", "RUNNING", output=f"{BUCKET}/shop_3/")
     with pytest.raises(UserError, match="--resume shop_3: job shop_3 is running and writes to"):
         submit(again, vertex)
@@ -260,6 +267,78 @@ def test_going_on_with_a_run(vertex: VertexServer, storage: StorageServer):
         *("/gcs/shop-jobs/mildnet/configs/shop_4.cnf", "--job-dir", f"{BUCKET}/shop_3")
     ]
     assert b'name="shop_3"' in storage.objects["mildnet/configs/shop_4.cnf"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shape", "difference"),
+    [
+        ([], "four_gpus", "train.strategy: mirrored, not one"),
+        (["lr=0.5"], "one_gpu", "lr: 0.5, not 0.001"),
+        (["lr=0.5", "seed=3"], "one_gpu", "lr: 0.5, not 0.001 and 1 more"),
+    ],
+)
+def test_a_run_of_another_config_is_not_gone_on_with(
+    overrides: list, shape: str, difference: str, vertex: VertexServer, run: JobConfig, storage
+):
+    with pytest.raises(UserError) as caught:
+        submit(prepare(*overrides, shape=shape, resume="shop_3"), vertex)
+    assert str(caught.value) == (
+        f"{BUCKET}/shop_3: holds a run of another config ({difference}); --resume takes the "
+        "config, and the kind of machines, of that run"
+    )
+    assert storage.uploads == vertex.requests("CreateCustomJob") == []
+
+
+def test_a_run_goes_on_where_only_the_machines_are_others(
+    vertex: VertexServer, run: JobConfig, storage: StorageServer
+):
+    submission = prepare("train.checkpoint_every=9", shape="one_a100", resume="shop_3")
+    assert submit(submission, vertex, wait=False)[0] == "shop_4"
+    storage.objects["mildnet/shop_3/config.json"] = b"\xff"
+    with pytest.raises(UserError, match=r"shop_3/config\.json: damaged, or not written by mildn"):
+        submit(submission, vertex, wait=False)
+
+
+def test_of_two_that_resume_a_run_at_the_same_moment_the_younger_is_cancelled(
+    vertex: VertexServer, run: JobConfig, monkeypatch: pytest.MonkeyPatch
+):
+    create = JobService.create
+    other: list[str] = []
+
+    def second(self: JobService, message: CustomJob) -> str:
+        if not other:
+            other.append(vertex.add("shop_8", "PENDING", output=f"{BUCKET}/shop_3"))
+        return create(self, message)
+
+    monkeypatch.setattr(JobService, "create", second)
+    vertex.add("work_7", output=f"{BUCKET}/shop_30")
+    with pytest.raises(UserError) as caught:
+        submit(prepare(resume="shop_3"), vertex)
+    assert str(caught.value) == (
+        "--resume shop_3: job shop_8, which was submitted a moment before, writes to that run "
+        "folder as well; shop_4 was cancelled"
+    )
+    states = {job.display_name: job.state.name for job in vertex.jobs.values()}
+    assert states == {
+        "work_7": "JOB_STATE_RUNNING",
+        "shop_8": "JOB_STATE_PENDING",
+        "shop_4": "JOB_STATE_CANCELLING",
+    }
+
+
+def test_of_two_that_resume_a_run_at_the_same_moment_the_older_goes_on(
+    vertex: VertexServer, run: JobConfig, monkeypatch: pytest.MonkeyPatch
+):
+    create = JobService.create
+
+    def first(self: JobService, message: CustomJob) -> str:
+        made = create(self, message)
+        vertex.add("shop_8", "PENDING", output=f"{BUCKET}/shop_3")
+        return made
+
+    monkeypatch.setattr(JobService, "create", first)
+    assert submit(prepare(resume="shop_3"), vertex, wait=False)[0] == "shop_4"
+    assert vertex.requests("CancelCustomJob") == []
 
 
 def test_machines_of_the_config():

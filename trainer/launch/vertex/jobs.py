@@ -308,6 +308,14 @@ class JobService:
         """Return the display names of all jobs that begin with a prefix, each once, sorted."""
         return sorted({job.name for job in self.list(prefix)})
 
+    def writing_to(self, folder: str) -> Jobs:
+        """Return the jobs that are not over and have this output folder, the oldest first."""
+        return [
+            job
+            for job in reversed(self.list())
+            if job.output.rstrip("/") == folder.rstrip("/") and not job.over
+        ]
+
     def cancel(self, name: str) -> Job:
         """Ask a job to stop, and return it as it is then: it takes some minutes to end.
 

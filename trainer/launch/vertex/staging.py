@@ -68,6 +68,17 @@ class Bucket:
         with self._explained():
             return self._blob(uri).exists(timeout=60)
 
+    def read(self, uri: str) -> str:
+        """Return the text of a file.
+
+        Raises:
+            UserError: it can't be read.
+            ValueError: it is not UTF-8.
+        """
+        with self._explained():
+            content = self._blob(uri).download_as_bytes(timeout=60)
+        return str(content, "utf-8")
+
     def put(self, files: Sequence[Staged]) -> list[str]:
         """Upload files, but for those that are there with the same bytes, and return where.
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from trainer.config import JobConfig, UserError
 from trainer.data.files import is_remote
+from trainer.launch.run_folder import RunFolder
 from trainer.launch.vertex import package, request
 from trainer.launch.vertex.extras import extras_of
 from trainer.launch.vertex.naming import next_name, stem_of
@@ -188,6 +189,8 @@ class Submission:
         _say(console, f"machines     {self.shape}")
         _say(console, f"run folder   {self.place(name).run}")
         _say(console, f"console      {service.page(resource)}")
+        if self.resume:
+            self._check_alone(service, resource, name)
         if wait:
             _say(console, "Ctrl-C stops watching, not the job.")
             watch(service, resource, lambda line: _say(console, line), **watching)
@@ -200,12 +203,25 @@ class Submission:
         run = f"{self.settings.bucket}/{self.resume}"
         if not bucket.exists(f"{run}/config.json"):
             raise UserError(f"--resume {self.resume}: there is no run in {run} (no config.json)")
-        for job in service.list():
-            if job.output.rstrip("/") == run and not job.over:
-                raise UserError(
-                    f"--resume {self.resume}: job {job.name} is {job.state} and writes to {run}; "
-                    f"wait for it, or stop it with `mildnet jobs cancel {job.name}`"
-                )
+        # The job itself would find out, on machines that cost.
+        RunFolder(run, bucket.read).check_same(
+            self.config, "--resume takes the config, and the kind of machines, of that run"
+        )
+        for job in service.writing_to(run):
+            raise UserError(
+                f"--resume {self.resume}: job {job.name} is {job.state} and writes to {run}; "
+                f"wait for it, or stop it with `mildnet jobs cancel {job.name}`"
+            )
+
+    def _check_alone(self, service: JobService, resource: str, name: str) -> None:
+        """Leave the run to a job that somebody else has resumed it with at the same moment."""
+        first = next(iter(service.writing_to(self.place(name).run)), None)
+        if first is not None and first.resource != resource:
+            service.cancel(resource)
+            raise UserError(
+                f"--resume {self.resume}: job {first.name}, which was submitted a moment before, "
+                f"writes to that run folder as well; {name} was cancelled"
+            )
 
 
 def shape_name(config: JobConfig, shape: str = "") -> str:
