@@ -44,20 +44,26 @@ def picture(
 
 def indexed(folder: Path) -> Path:
     """Write a picture of each colour in two categories, and an index of them."""
-    rows = [["path", "label", "category"]]
+    rows, folder = [], folder / "pictures"
     for category in ("shirts", "shoes"):
         for label, colour in COLOURS.items():
             path = folder / category / f"{label}.png"
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture(colour, kind="PNG"))
             rows.append([str(path.relative_to(folder)), label, category])
-    with open(folder / "items.csv", "w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
+    return index_of(folder, ["path", "label", "category"], rows)
+
+
+def index_of(folder: Path, columns: list[str], rows: list[list[str]]) -> Path:
+    """Write the list of the pictures in a folder and an index of them; return where it is."""
+    with open(folder / "items.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([columns, *rows])
     items = get("dataset", "items").build(str(folder))
-    rows_of = embed([np.asarray(open_image(path)) for path in items.path])
-    with changing(folder / "index"):
-        write_catalogue(CatalogueIndex.exact(items, rows_of), folder / "index")
-    return folder / "index"
+    embeddings = embed([np.asarray(open_image(path)) for path in items.path])
+    index = folder.with_name(f"{folder.name}-index")
+    with changing(index):
+        write_catalogue(CatalogueIndex.exact(items, embeddings), index)
+    return index
 
 
 @contextlib.contextmanager

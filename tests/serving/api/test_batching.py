@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -50,6 +52,8 @@ def run(scenario: Coroutine[object, object, R], *stages: Batcher[Number]) -> R:
         async with asyncio.timeout(20):
             return await scenario
 
+    for stage in stages:
+        stage.start()
     try:
         return asyncio.run(within())
     finally:
@@ -119,6 +123,86 @@ def test_items_of_callers_that_went_away_are_dropped() -> None:
     assert work.batches == [[0], [2]]
 
 
+def test_an_item_may_fail_in_any_stage() -> None:
+    works = Doubler(), Doubler(), Doubler()
+    stages = [Batcher(work, most=4, wait=5.0) for work in works]
+    for work in works:
+        work.go.set()
+
+    def second(items: Sequence[Number]) -> None:
+        if any(item.value == 4 for item in items):
+            raise ValueError("four")
+
+    stages.insert(1, Batcher(second, most=4))
+
+    async def scenario() -> list[object]:
+        numbers = (through(Number(n), *stages) for n in (1, 2, 3))
+        found = await asyncio.gather(*numbers, return_exceptions=True)
+        return [n.value if isinstance(n, Number) else str(n) for n in found]
+
+    begin = time.monotonic()
+    assert run(scenario(), *stages) == [8, "four", 24]
+    assert time.monotonic() - begin < 4
+
+
+def test_those_whose_callers_left_are_not_tried_again_one_by_one() -> None:
+    tried: list[int] = []
+    begun, go = threading.Event(), threading.Semaphore(0)
+
+    def fail(items: Sequence[Number]) -> None:
+        tried.append(len(items))
+        begun.set()
+        assert go.acquire(timeout=10)
+        raise OSError("no answer")
+
+    stage: Batcher[Number] = Batcher(fail, most=4)
+
+    async def scenario() -> None:
+        first = through(Number(0), stage)
+        await until(begun)
+        others = [through(Number(n), stage) for n in range(1, 4)]
+        begun.clear()
+        go.release()
+        with pytest.raises(OSError, match="no answer"):
+            await first
+        await until(begun)
+        for number in others:
+            number.cancel()
+        go.release(3)
+
+    run(scenario(), stage)
+    assert tried == [1, 3]
+
+
+@pytest.mark.parametrize("value", [1, -1])
+def test_nothing_is_kept_of_what_is_done(value: int) -> None:
+    """A picture may have ten million bytes, and the garbage of cycles is collected much later."""
+    work = Doubler()
+    work.go.set()
+    stage = Batcher(work, most=4)
+
+    async def scenario() -> weakref.ref[Number]:
+        number = Number(value)
+        seen = weakref.ref(number)
+        future = through(number, stage)
+        del number
+        await asyncio.wait([future])
+        _ = future.exception()
+        del future, _
+        await asyncio.sleep(0.05)
+        return seen
+
+    gc.collect()
+    gc.disable()
+    stage.start()
+    try:
+        seen = asyncio.run(scenario())
+        assert seen() is None
+    finally:
+        gc.enable()
+        stage.close()
+
+
 def test_an_item_goes_from_stage_to_stage() -> None:
     works = Doubler("decoded"), Doubler("embedded")
     stages = [Batcher(work, most=4) for work in works]
@@ -182,15 +266,25 @@ def test_a_closed_stage_takes_nothing() -> None:
     work = Doubler()
     work.go.set()
     stages = Batcher(work, most=8), Batcher(work, most=8)
-    assert run(sent(1, *stages), *stages) == 4
-    with pytest.raises(RuntimeError, match="stopping"):
-        run(sent(1, *stages), *stages)
+
+    async def scenario() -> None:
+        assert await sent(1, *stages) == 4
+        stages[1].close()
+        with pytest.raises(RuntimeError, match="stopping"):
+            await sent(1, *stages)
+        stages[0].close()
+        with pytest.raises(RuntimeError, match="stopping"):
+            await sent(1, *stages)
+
+    run(scenario(), *stages)
 
 
 def test_closing_finishes_what_waits() -> None:
     works = Doubler(), Doubler()
     works[1].go.set()
     stages = [Batcher(work, most=2) for work in works]
+    for stage in stages:
+        stage.start()
 
     async def scenario() -> list[int]:
         waiting = [through(Number(n), *stages) for n in range(5)]

@@ -183,7 +183,7 @@ def test_a_box_is_cut_to_the_picture(text: str, box: tuple[int, ...] | None) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["40,0,5,5", "0,30,5,5", "1,1,0,5", "1,1,5,-1", "-9,0,9,9", "1,2,3", "a,b,c,d", "nan,1,1,1"],
+    ["40,0,5,5", "0,30,5,5", "1,1,0,5", "1,1,5,-1", "-9,0,9,9"],
 )
 def test_a_box_that_shows_nothing_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="box: ") as caught:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import threading
 import time
@@ -10,15 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uvicorn
 from PIL import Image, ImageDraw
 
-from tests.serving.api.catalogue import embed
-from trainer.config import get
-from trainer.data.open_image import open_image
+from tests.serving.api.catalogue import embed, index_of
 from trainer.serving.api import ServiceOptions, create_app
-from trainer.serving.catalogue import CatalogueIndex, changing, write_catalogue
 from trainer.serving.live import LiveCatalogue
 
 #: Each in a bin of its own of the histogram that the tests search with.
@@ -98,14 +93,7 @@ def build_shop(folder: Path) -> Path:
                 )
                 put(f"{colour} {shape} {domain}.png", image, f"{colour} {shape}", shape, domain)
     put("evil #1 100%?.png", draw((160, 160, 160)), EVIL, EVIL_CATEGORY, "shop")
-    with open(pictures / "items.csv", "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["path", "label", "category", "domain"], *rows])
-    items = get("dataset", "items").build(str(pictures))
-    embeddings = embed([np.asarray(open_image(path)) for path in items.path])
-    index = folder / "index"
-    with changing(index):
-        write_catalogue(CatalogueIndex.exact(items, embeddings), index)
-    return index
+    return index_of(pictures, ["path", "label", "category", "domain"], rows)
 
 
 class Shop:

@@ -7,6 +7,7 @@ from tests.serving.page.shop import COLOURS, as_file, draw, side_by_side, upload
 from trainer.data.fetch import Fetched
 
 NEIGHBOURS = "/v1/neighbours/"
+PRODUCTS = "/v1/products"
 
 
 def test_search_on_and_back(visit, keep):
@@ -135,3 +136,13 @@ def test_by_address(visit, open_shop):
     assert first_colour(page) == "orange"
     expect(page.locator("#asked-name")).to_have_text("https://shop.example/1.png")
     expect(page.locator("#picture")).to_be_hidden()
+
+
+def test_a_filter_that_comes_back_shows_its_first_products(visit):
+    page = visit()
+    settle(page)
+    filtered = answer(page, lambda: page.get_by_label("Category").select_option("bags"), PRODUCTS)
+    assert len(filtered["products"]) == 8
+    answer(page, page.go_back, PRODUCTS)
+    answer(page, page.get_by_role("button", name="Show others").click, PRODUCTS)
+    assert answer(page, page.go_forward, PRODUCTS) == filtered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ from starlette.routing import BaseRoute, Match
 from starlette.staticfiles import StaticFiles
 
 import trainer
+from trainer.config import UserError
 from trainer.serving.api.admission import Admission
 from trainer.serving.api.documentation import documentation_routes
-from trainer.serving.api.errors import Refusal
+from trainer.serving.api.errors import Refusal, busy
 from trainer.serving.api.guard import Guard
-from trainer.serving.api.observing import Observed
+from trainer.serving.api.observing import Observed, printable
 from trainer.serving.api.options import ServiceOptions
 from trainer.serving.api.pictures import Decode, decode_plainly
 from trainer.serving.api.products import change_routes, product_routes
@@ -33,6 +35,8 @@ from trainer.serving.api.uploads import first_fault
 
 if TYPE_CHECKING:
     from trainer.serving.live import LiveCatalogue
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
 
@@ -63,6 +67,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
         yield
         service.stopping = True
         await asyncio.to_thread(service.close)
@@ -83,6 +88,7 @@ def create_app(
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
     app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(UserError, _failed)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _no_route)
     if options.cors_origins:
@@ -106,6 +112,14 @@ async def _page() -> FileResponse:
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
+
+
+async def _failed(request: Request, error: Any) -> JSONResponse:
+    """Answer where a disk or the server of an index did not do its part."""
+    # Its words tell of files and machines that no client should know.
+    log.error("%s %s: %s", request.method, printable(request.scope["path"]), error)
+    words = "the catalogue cannot be read or changed now: the log of the service tells more"
+    return await _refused(request, busy(words, 60))
 
 
 async def _not_valid(request: Request, error: Any) -> JSONResponse:

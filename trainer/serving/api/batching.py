@@ -21,7 +21,6 @@ class _Waiting(Generic[T]):
     item: T
     stages: tuple[Batcher[T], ...]
     future: asyncio.Future[T]
-    loop: asyncio.AbstractEventLoop
 
 
 class Batcher(Generic[T]):
@@ -38,7 +37,6 @@ class Batcher(Generic[T]):
         wait: most seconds to wait for items that are in a stage before.
         threads: batches worked on at once.
         name: of the threads.
-        told: takes the size of each batch and the seconds it took.
     """
 
     def __init__(
@@ -49,21 +47,24 @@ class Batcher(Generic[T]):
         wait: float = 0.0,
         threads: int = 1,
         name: str = "batches",
-        told: Callable[[int, float], object] = lambda size, seconds: None,
     ) -> None:
-        self._run, self._most, self._wait, self._told = run, most, wait, told
+        self._run, self._most, self._wait = run, most, wait
         self._changed = threading.Condition()
         self._queue: deque[_Waiting[T]] = deque()
         self._coming = 0
         self._closed = False
-        self._new_threads = [
+        self._threads = [
             threading.Thread(target=self._work, name=f"{name}_{number}", daemon=True)
             for number in range(threads)
         ]
-        self._threads: list[threading.Thread] = []
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Finish what waits, and end the threads; stages before this one are closed by then."""
@@ -81,24 +82,18 @@ class Batcher(Generic[T]):
         """Take items that were announced; `lost` others will not come."""
         with self._changed:
             self._coming -= len(arrived) + lost
-            if self._closed:
-                refused = arrived
-            else:
-                refused = ()
+            closed = self._closed
+            if not closed:
                 self._queue.extend(arrived)
-                if arrived and self._new_threads:
-                    # As many as there is work for.
-                    thread = self._new_threads.pop(0)
-                    self._threads.append(thread)
-                    thread.start()
             self._changed.notify_all()
-        if refused:
-            _forget(refused)
-            _end(refused, RuntimeError("the service is stopping"))
+        if closed:
+            _forget(arrived)
+            _end(arrived, RuntimeError("the service is stopping"))
 
     def _work(self) -> None:
         while batch := self._next():
             self._do(batch)
+            del batch  # its pictures would stay in memory until the next comes
 
     def _next(self) -> list[_Waiting[T]]:
         """Return the next batch, or nothing once all is done and no more will come."""
@@ -112,28 +107,32 @@ class Batcher(Generic[T]):
                         break
                     self._changed.wait(left)
                 batch: list[_Waiting[T]] = []
-                gone: list[_Waiting[T]] = []
                 while self._queue and len(batch) < self._most:
                     waiting = self._queue.popleft()
-                    (gone if waiting.future.cancelled() else batch).append(waiting)
-                _forget(gone)
+                    if waiting.future.cancelled():
+                        _forget([waiting])
+                    else:
+                        batch.append(waiting)
                 if batch or (self._closed and not self._queue):
                     return batch
 
     def _do(self, batch: list[_Waiting[T]]) -> None:
-        begin = time.perf_counter()
         try:
             self._run([waiting.item for waiting in batch])
         except Exception as error:
-            if len(batch) > 1:
-                for waiting in batch:
-                    self._do([waiting])
+            if len(batch) == 1:
+                _forget(batch)
+                _end(batch, error)
+                del batch  # the error, which the future holds, would hold the future by this frame
                 return
-            _forget(batch)
-            _end(batch, error)
+        else:
+            _send_on(batch)
             return
-        self._told(len(batch), time.perf_counter() - begin)
-        _send_on(batch)
+        for waiting in batch:
+            if waiting.future.cancelled():  # it may have taken long
+                _forget([waiting])
+            else:
+                self._do([waiting])
 
 
 def through(item: T, *stages: Batcher[T]) -> asyncio.Future[T]:
@@ -146,8 +145,7 @@ def through(item: T, *stages: Batcher[T]) -> asyncio.Future[T]:
         Exception: by the future: what the work of a stage raises for the item, RuntimeError if the
             stage is closed.
     """
-    loop = asyncio.get_running_loop()
-    waiting = _Waiting(item, stages, loop.create_future(), loop)
+    waiting = _Waiting(item, stages, asyncio.get_running_loop().create_future())
     for stage in stages:
         stage._announce()
     _send_on([waiting])
@@ -179,12 +177,11 @@ def _forget(batch: Sequence[_Waiting[Any]]) -> None:
 
 
 def _end(batch: Sequence[_Waiting[Any]], error: BaseException | None = None) -> None:
-    """Tell those who wait for items that they are done, or what went wrong."""
-    for loop in {waiting.loop for waiting in batch}:
-        futures = [waiting for waiting in batch if waiting.loop is loop]
-        # The loop of a service that has ended takes nothing more.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, futures, error)
+    """Tell those who wait for items, in one loop, that they are done, or what went wrong."""
+    # The loop of a service that has ended takes nothing more.
+    with contextlib.suppress(RuntimeError):
+        for waiting in batch[:1]:
+            waiting.future.get_loop().call_soon_threadsafe(_settle, batch, error)
 
 
 def _settle(batch: Sequence[_Waiting[Any]], error: BaseException | None) -> None:

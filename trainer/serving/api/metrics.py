@@ -48,9 +48,7 @@ class Metrics:
             registry=self.registry,
         )
         self.model = self._times("mildnet_model_seconds", "Of a batch in the model.")
-        self.decoding = self._times(
-            "mildnet_decode_seconds", "Of up to four pictures in a decoder."
-        )
+        self.decoding = self._times("mildnet_decode_seconds", "Of some pictures in a decoder.")
         self.search = self._times("mildnet_search_seconds", "Of a batch of queries in the index.")
         self.changes = Counter(
             *("mildnet_changes", "Products added, replaced and removed."),
@@ -65,11 +63,6 @@ class Metrics:
 
     def _times(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
-
-    def batch_done(self, size: int, seconds: float) -> None:
-        """Count a batch of pictures in the model."""
-        self.batches.observe(size)
-        self.model.observe(seconds)
 
     def answered(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """Count a request; `route` is its pattern, None where it has none."""

@@ -33,12 +33,15 @@ class Model:
         self.embedder = Embedder(folder, batch_size=most, warm_up=self._sizes or (1, most))
         size = self.embedder.image_size
         # Traced once for any pictures. They are decoded by one call, as each costs as much again as
-        # a small picture.
+        # a small picture; one after the other, as a large one takes much memory.
         files, edges = tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 4), tf.float32)
         pixels = tf.TensorSpec((size, size, 3), tf.uint8)
         self._whole = tf.function(
             lambda files: tf.map_fn(
-                lambda file: decode(file, size, pillow=True), files, fn_output_signature=pixels
+                lambda file: decode(file, size, pillow=True),
+                files,
+                parallel_iterations=1,
+                fn_output_signature=pixels,
             ),
             [files],
             autograph=False,
@@ -47,6 +50,7 @@ class Model:
             lambda files, boxes: tf.map_fn(
                 lambda part: decode(part[0], size, part[1], pillow=True),
                 (files, boxes),
+                parallel_iterations=1,
                 fn_output_signature=pixels,
             ),
             [files, edges],
@@ -81,8 +85,8 @@ class Model:
 
     def embed(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Return the embeddings, float32 (N, D), of decoded pictures, uint8 (S, S, 3) each."""
-        images = np.stack(pictures)
-        size = min((size for size in self._sizes if size >= len(images)), default=len(images))
-        padded = np.zeros((size, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        return self.embedder.embed_images(padded)[: len(images)]
+        count = len(pictures)
+        size = min((size for size in self._sizes if size >= count), default=count)
+        images = np.zeros((size, *pictures[0].shape), np.uint8)
+        np.stack(pictures, out=images[:count])
+        return self.embedder.embed_images(images)[:count]

@@ -72,7 +72,7 @@ class Observed:
         except ClientDisconnect:
             pass
         except Exception:
-            log.exception("a defect, at %s %s", method, _printable(scope["path"]))
+            log.exception("a defect, at %s %s", method, printable(scope["path"]))
             if not answer["status"]:
                 await _send_defect(observed)
         finally:
@@ -85,7 +85,7 @@ class Observed:
                 client = scope["client"][0] if scope.get("client") else "-"
                 access.info(
                     "%s %s %s %d %d bytes %.1f ms",
-                    *(client, method, _printable(scope["path"]), status, answer["bytes"]),
+                    *(client, method, printable(scope["path"]), status, answer["bytes"]),
                     1000 * seconds,
                 )
 
@@ -96,7 +96,7 @@ def _route(scope: Scope) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """Return a path for a line of the log; the query is left out, it may hold secrets."""
     text = "".join(letter if letter.isprintable() else "?" for letter in path[:200])
     return text.replace(" ", "%20")

@@ -29,7 +29,7 @@ class ServiceOptions:
         deadline: most seconds for a request; default 30.
         rate: searches and changes of a client, such as `20/second` or `20/second;600/minute`;
             ten times as many other requests are allowed; None for no limit; default `20/second`.
-        threads: decode pictures, up to four at a time each; default 2.
+        threads: decode pictures, each some at a time; default 2.
         thumbnail: longest side of a thumbnail in pixels that a client may ask for; default 1024.
         writable: whether products may be added and removed; default False.
         url_hosts: hosts whose pictures may be searched with by URL, such as `shop.example` or

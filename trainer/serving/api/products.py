@@ -3,7 +3,6 @@
 # The annotations below hold values of a service: they are evaluated where they stand.
 
 import hashlib
-import logging
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
@@ -14,15 +13,13 @@ from trainer.config import UserError
 from trainer.data.fetch import FORMATS
 from trainer.serving.api import forms
 from trainer.serving.api.answers import Catalogue, Limits, Product, Products, product
-from trainer.serving.api.errors import Refusal, busy, problems
+from trainer.serving.api.errors import Refusal, problems
 from trainer.serving.api.guard import Guard
 from trainer.serving.api.pictures import sides, upright_file
 from trainer.serving.api.service import Search, Service, while_connected
 from trainer.serving.api.thumbnails import Thumbnails
 from trainer.serving.api.uploads import form_schema, read_form
 from trainer.serving.changes import ChangesFault
-
-log = logging.getLogger(__name__)
 
 #: Seconds for which a browser takes the picture of a product for the same.
 FRESH = 60
@@ -45,14 +42,10 @@ def product_routes(app: FastAPI, service: Service, guard: Guard) -> None:
     )
     async def describe() -> Any:
         """Number of products, their categories and domains, and what this service takes."""
-        # They are counted anew after each change.
-        categories, domains = await service.in_thread(
-            lambda: (list(catalogue.categories), list(catalogue.domains))
-        )
         return Catalogue(
             count=len(catalogue),
-            categories=categories,
-            domains=domains,
+            categories=list(catalogue.categories),
+            domains=list(catalogue.domains),
             limits=Limits(
                 k=options.k,
                 most_k=options.most_k,
@@ -171,7 +164,7 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
             upright = await service.in_thread(upright_file, done.picture)
             there = await service.in_thread(has, id)
             try:
-                await service.in_thread(
+                item = await service.in_thread(
                     catalogue.add,
                     id,
                     upright,
@@ -185,12 +178,12 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
             except UserError as error:
                 if not replace and await service.in_thread(has, id):
                     raise Refusal(409, "there is a product with this id already") from None
-                if not isinstance(error, ChangesFault):
-                    raise Refusal(422, str(error)) from None
-                raise not_written(error) from None
+                if isinstance(error, ChangesFault):
+                    raise
+                raise Refusal(422, str(error)) from None
             service.metrics.changes.labels("replaced" if there else "added").inc()
             response.status_code = 200 if there else 201
-            return product(await service.in_thread(service.known, catalogue.get, id))
+            return product(item)
 
     @app.delete(
         "/v1/products/{id:path}",
@@ -205,17 +198,9 @@ def change_routes(app: FastAPI, service: Service, guard: Guard) -> None:
     async def delete(id: Annotated[str, Path(min_length=1, max_length=forms.MOST_ID)]) -> Any:
         """Removes a product, never to be found again unless it is added anew."""
         async with service.turn():
-            try:
-                await service.in_thread(service.known, catalogue.remove, id)
-            except UserError as error:
-                raise not_written(error) from None
+            await service.in_thread(service.known, catalogue.remove, id)
         service.metrics.changes.labels("removed").inc()
         return Response(status_code=204)
-
-    def not_written(error: UserError) -> Refusal:
-        # Its words tell of files of this machine.
-        log.error("the catalogue cannot be changed: %s", error)
-        return busy("the change could not be stored: the log of the service tells more", 60)
 
     def has(name: str) -> bool:
         try:

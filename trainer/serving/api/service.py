@@ -121,18 +121,23 @@ class Service:
             most=options.batch,
             wait=options.batch_wait,
             name="model",
-            told=self.metrics.batch_done,
         )
         self._index: Batcher[Search] = Batcher(self._search_all, most=options.batch, name="index")
+        self._stages = self._decoder, self._model, self._index
         self._helpers = ThreadPoolExecutor(max(4, options.threads), "helper")
         # Servers elsewhere may be slow: nothing else waits for them.
         self._fetchers = ThreadPoolExecutor(FETCHES, "fetcher")
         self._working = 0
         self._bodies = Bodies(options.concurrency, options.deadline)
 
+    def start(self) -> None:
+        """Start the threads that searches go through."""
+        for stage in self._stages:
+            stage.start()
+
     def close(self) -> None:
         """Finish what waits, and end the threads."""
-        for stage in (self._decoder, self._model, self._index):
+        for stage in self._stages:
             stage.close()
         self._helpers.shutdown()
         self._fetchers.shutdown()
@@ -199,7 +204,7 @@ class Service:
 
     def search(self, search: Search) -> asyncio.Future[Search]:
         """Find the neighbours of a picture; raises what :meth:`embed` does."""
-        return through(search, self._decoder, self._model, self._index)
+        return through(search, *self._stages)
 
     def search_like(self, search: Search) -> asyncio.Future[Search]:
         """Find the neighbours of an embedding, which is there already."""
@@ -215,7 +220,9 @@ class Service:
                 search.pixels = pixels
 
     def _embed_all(self, searches: Sequence[Search]) -> None:
-        embeddings = self._embed([search.pixels for search in searches])
+        with self.metrics.model.time():
+            embeddings = self._embed([search.pixels for search in searches])
+        self.metrics.batches.observe(len(searches))
         for search, embedding in zip(searches, embeddings, strict=True):
             search.embedding = embedding
             del search.pixels
@@ -259,6 +266,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
+        del task  # its error would hold it by this frame
 
 
 async def _gone(request: Request) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import logging
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from trainer.config import UserError
 from trainer.data.open_image import open_image
-from trainer.serving.api.errors import Refusal, busy
+from trainer.serving.api.errors import Refusal
 
 if TYPE_CHECKING:
     from trainer.serving.live import LiveCatalogue
-
-log = logging.getLogger(__name__)
 
 #: Bytes of the pictures that are kept.
 KEPT = 64_000_000
@@ -45,7 +41,8 @@ class Thumbnails:
 
         Raises:
             KeyError: there is no such product.
-            Refusal: 404 if its picture cannot be read any more, 503 if what holds it cannot.
+            Refusal: 404 if its picture cannot be read any more.
+            UserError: what holds it cannot be read.
         """
         # Asked for before the picture: one that is replaced meanwhile is made anew next time.
         key, mark = (name, size), self._catalogue.picture_mark(name)
@@ -62,11 +59,7 @@ class Thumbnails:
         return made
 
     def _make(self, name: str, size: int) -> bytes:
-        try:
-            source, box = self._catalogue.picture(name)
-        except UserError as error:  # Its words tell of files of this machine.
-            log.error("a picture cannot be read: %s", error)
-            raise busy("the picture cannot be read: the log of the service tells more") from None
+        source, box = self._catalogue.picture(name)
         try:
             image = open_image(source, box, side=size)
             image.thumbnail((size, size))

@@ -51,17 +51,14 @@ async def read_form(request: Request, kind: type[Form], most_bytes: int) -> tupl
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise Refusal(415, "send the form in UTF-8")
     most, too_many = most_bytes + BESIDE, _too_many(most_bytes)
-
-    class InMemory(MultiPartParser):
-        spool_max_size = most + 1
-
-    parser = InMemory(
+    parser = MultiPartParser(
         request.headers,
         _bounded(request, most, too_many),
         max_files=2,
         max_fields=MOST_FIELDS,
         max_part_size=FIELD,
     )
+    parser.spool_max_size = most + 1  # all stays in memory
     try:
         parts = (await parser.parse()).multi_items()
     except MultiPartException as error:

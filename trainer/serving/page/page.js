@@ -72,6 +72,7 @@ function remember(how) {
 }
 
 function recall() {
+  offset = 0;
   const given = new URLSearchParams(location.search);
   const kept = history.state ?? {};
   const id = given.get("id");
