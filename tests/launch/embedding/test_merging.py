@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.launch.embedding.commands import done, refused
 from tests.launch.embedding.conftest import Catalogue, contents, write_run
@@ -119,6 +122,52 @@ def test_what_was_merged_before_is_compared(
     assert "before they were embedded again: delete it" in refused(*words)
     assert (merged / "embeddings.npy").read_bytes() == good
     assert not list(tmp_path.glob(".merge*"))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_merge_that_was_cut_short_is_given_again(
+    run: Path, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    shop = catalogue(30)
+    parts = shards(run, shop, tmp_path / "parts", 2)
+    merged = f"ram://{uuid.uuid4().hex}/merged" if remote else str(tmp_path / "merged")
+    words = ("embed", "merge", parts, "--to", merged)
+    place, name = (tf.io.gfile, "copy") if remote else (os, "replace")
+    real, last = getattr(place, name), [f"{merged}/picture_files.npy"]
+
+    def dying(source, target, **options):  # type: ignore[no-untyped-def]
+        if str(target) in last:
+            last.clear()
+            raise OSError("no space left")
+        # `ram://` alone writes behind what is there.
+        if remote and tf.io.gfile.exists(target):
+            tf.io.gfile.remove(target)
+        return real(source, target, **options)
+
+    monkeypatch.setattr(place, name, dying)
+    assert "no space left" in refused(*words)
+    assert sorted(tf.io.gfile.listdir(merged)) == ["embeddings.npy", "picture_keys.npy"]
+    assert done(*words).startswith("30 embeddings")
+    assert done(*words).startswith("done before")
+    done("embed", "merge", merged, "--to", tmp_path / "copy")
+    done("embed", run, "--items", shop, "--to", tmp_path / "whole")
+    assert contents(tmp_path / "copy") == contents(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "shop", "parts", "copy", "whole", *([] if remote else ["merged"])
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["items.csv", "red.jpg"])
+def test_a_folder_with_files_of_its_own_is_left_alone(
+    run: Path, catalogue: Catalogue, tmp_path: Path, name: str
+) -> None:
+    shop = catalogue(10)
+    parts = shards(run, shop, tmp_path / "parts", 1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    line = refused("embed", "merge", parts, "--to", tmp_path / "mine")
+    assert line == f"{tmp_path / 'mine'} holds something else: choose another folder"
+    assert contents(tmp_path / "mine") == {name: b"mine"}
 
 
 def test_the_share_of_bad_pictures_is_that_of_the_whole(

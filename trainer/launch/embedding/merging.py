@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import absolute, is_remote, whole_folder
+from trainer.data.files import absolute, is_remote
 from trainer.data.join import join
 from trainer.data.table import ItemTable
 from trainer.launch.embedding import parts
@@ -22,6 +22,7 @@ from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.embedding_cache import WIDTH
 from trainer.retrieval.embeddings_folder import (
     BAD,
+    FILES,
     META,
     STATES,
     EmbeddingsMeta,
@@ -64,9 +65,12 @@ def merge(
             _check_made(target, before, found, whole)
             tell("done before")
             return Embedded(target, before)
-    if there.names():
+    # A merge that was cut short leaves the first files of its own.
+    if (names := there.names()) != sorted(FILES[: len(names)]):
         raise UserError(f"{to} holds something else: choose another folder")
-    with _made(target) as folder:
+    beside = os.path.dirname(target)
+    RunFolder(beside).make()
+    with parts.written_to(target, scratch=beside) as folder:
         meta = _write(folder, found, whole)
     return Embedded(target, meta)
 
@@ -189,9 +193,3 @@ def _arrays(
             for begin in range(0, meta.items, CHUNK):
                 rows = slice(begin, begin + CHUNK)
                 yield part.embeddings[rows], part.keys[rows], none
-
-
-@contextlib.contextmanager
-def _made(target: str) -> Iterator[Path]:
-    with parts.written_to(target) if is_remote(target) else whole_folder(target) as folder:
-        yield folder

@@ -122,7 +122,7 @@ def written_to(path: str, *, scratch: str | None = None) -> Iterator[Path]:
     """
     remote = is_remote(path)
     try:
-        with tempfile.TemporaryDirectory(dir=None if remote else scratch) as made:
+        with tempfile.TemporaryDirectory(dir=None if remote else scratch, prefix=".part-") as made:
             yield Path(made)
             if RunFolder(path).exists(META):
                 return
