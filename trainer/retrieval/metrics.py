@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from trainer.config import UserError
-from trainer.retrieval.ranking import RankBlock, Ranking, Similarity, SimilarityBlock
-from trainer.retrieval.vectors import check_embeddings, check_ids
+from trainer.retrieval.ranking import RankBlock, Ranking, SimilarityBlock
+from trainer.retrieval.vectors import Similarity, check_embeddings, check_ids
 
 #: The first match counts for `shifted_reciprocal_rank` up to this rank.
 SHIFTED_LIMIT = 1000

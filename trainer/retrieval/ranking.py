@@ -12,14 +12,11 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from trainer.retrieval.tiles import TILE, tile_ranks
-from trainer.retrieval.vectors import CHUNK, normalise
-
-Similarity = Literal["cosine", "dot", "euclidean"]
+from trainer.retrieval.vectors import CHUNK, Similarity, normalise
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""Checks that every table of embeddings and every list of ids passes once."""
+"""Checks that every table of embeddings and every list of ids passes once; similarities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from trainer.config import UserError
 
+Similarity = Literal["cosine", "dot", "euclidean"]
 #: Rows looked at in one go, so that checks need little memory beside the table itself.
 CHUNK = 4096
 
@@ -58,6 +60,21 @@ def normalise(embeddings: np.ndarray) -> None:
         lengths = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
         lengths[lengths == 0] = 1
         part /= lengths[:, None].astype(np.float32)
+
+
+def prepared(embeddings: np.ndarray, similarity: Similarity) -> np.ndarray:
+    """Return float32 rows (N, D) as they are compared: for `cosine` a copy of unit length."""
+    if similarity == "cosine":
+        embeddings = embeddings.copy()
+        normalise(embeddings)
+    return embeddings
+
+
+def similarities(queries: np.ndarray, held: np.ndarray, similarity: Similarity) -> np.ndarray:
+    """Return how near prepared queries (Q, D) and rows (N, D) are, (Q, N); higher is closer."""
+    if similarity == "euclidean":
+        return np.stack([-np.square(held - query).sum(axis=1) for query in queries])
+    return queries @ held.T
 
 
 def check_ids(values: np.ndarray | Sequence[int] | Sequence[str], name: str) -> np.ndarray:

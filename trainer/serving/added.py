@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from trainer.retrieval.ranking import Similarity
-from trainer.retrieval.vectors import normalise
+from trainer.retrieval.vectors import Similarity, prepared, similarities
 from trainer.serving.changes import Item
 
 Field = Literal["category", "domain", "label"]
@@ -27,20 +26,13 @@ class AddedItems:
 
     def __init__(self, dim: int, similarity: Similarity) -> None:
         self.items: list[Item] = []
-        self._similarity = similarity
+        self.similarity: Similarity = similarity
         self._vectors = np.empty((16, dim), np.float32)
         self._codes = np.empty((16, len(FIELDS)), np.int32)
         self._values: dict[Field, dict[str, int]] = {name: {} for name in FIELDS}
         # The last number of each id, and for each number the one that its id had before, or -1.
         self._latest: dict[str, int] = {}
         self._before: list[int] = []
-
-    def prepared(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return embeddings (N, D) as they are compared: of unit length for `cosine`."""
-        embeddings = np.array(embeddings, np.float32)
-        if self._similarity == "cosine":
-            normalise(embeddings)
-        return embeddings
 
     def append(self, item: Item, vector: np.ndarray) -> None:
         """Add an item with its prepared vector (D,)."""
@@ -74,8 +66,6 @@ class AddedItems:
         return self._codes[:count, FIELDS.index(field)] == code
 
     def scores(self, queries: np.ndarray, count: int) -> np.ndarray:
-        """Return the similarities of prepared queries (Q, D) and the first items, (Q, count)."""
-        held = self._vectors[:count]
-        if self._similarity == "euclidean":
-            return np.stack([-np.square(held - query).sum(axis=1) for query in queries])
-        return queries @ held.T
+        """Return the similarities of queries (Q, D) and the first items, (Q, count)."""
+        asked = prepared(queries, self.similarity)
+        return similarities(asked, self._vectors[:count], self.similarity)

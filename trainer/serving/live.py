@@ -19,7 +19,7 @@ import numpy as np
 from trainer.config import UserError
 from trainer.data.files import absolute
 from trainer.data.readers.items import box_fault
-from trainer.retrieval.vectors import check_embeddings
+from trainer.retrieval.vectors import check_embeddings, prepared
 from trainer.serving.added import FIELDS, AddedItems, Field
 from trainer.serving.catalogue import MODEL, check_model, identity, load_catalogue
 from trainer.serving.changes import Added, Box, Changes, Item
@@ -449,7 +449,7 @@ class LiveCatalogue:
         numbers = np.flatnonzero(self._allowed_added(state, wanted))
         if not len(numbers):
             return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        scores = state.added.scores(state.added.prepared(queries), state.count)[:, numbers]
+        scores = state.added.scores(queries, state.count)[:, numbers]
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return numbers[best] + len(self._ids), np.take_along_axis(scores, best, axis=1)
 
@@ -524,7 +524,7 @@ def changes_file(folder: str | os.PathLike[str]) -> Path:
 def _with(state: _State, item: Item, embedding: np.ndarray) -> _State:
     """Return the next state, with an item more. What older ones look at is left as it is."""
     added, count, alive = state.added, state.count, state.alive
-    added.append(item, added.prepared(embedding[None])[0])
+    added.append(item, prepared(embedding[None], added.similarity)[0])
     if count == len(alive):
         alive = np.concatenate([alive, np.zeros_like(alive)])
     alive[count] = True

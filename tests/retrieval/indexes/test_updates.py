@@ -8,6 +8,7 @@ import pytest
 from tests.retrieval.indexes.test_indexes import KINDS, SIMILARITIES, clusters, exact, make
 from trainer.config import UserError
 from trainer.retrieval.indexes import load_index
+from trainer.retrieval.vectors import prepared
 
 DIM = 8
 
@@ -29,7 +30,7 @@ def rebuilt(index, kind, held, similarity):
     fresh._index = faiss.clone_index(index._index)
     fresh._index.reset()
     fresh._tune(fresh._index)
-    fresh._index.add(fresh._prepared(vectors))
+    fresh._index.add(prepared(vectors, similarity))
     return fresh
 
 

@@ -20,9 +20,15 @@ import numpy as np
 
 from trainer.config import UserError, get
 from trainer.data.files import rename_folder, sha256
-from trainer.retrieval.ranking import Similarity
 from trainer.retrieval.results import RetrievalResults, take
-from trainer.retrieval.vectors import CHUNK, check_embeddings, check_ids, normalise
+from trainer.retrieval.vectors import (
+    CHUNK,
+    Similarity,
+    check_embeddings,
+    check_ids,
+    prepared,
+    similarities,
+)
 
 FORMAT = "mildnet-index-1"
 
@@ -68,7 +74,7 @@ class Index(ABC):
             UserError: values or ids that do not fit, or too few vectors to train on.
         """
         embeddings, names = _checked(embeddings, ids)
-        self._build(self._prepared(embeddings))
+        self._build(prepared(embeddings, self.similarity))
         self.ids, self.dim = names, embeddings.shape[1]
         return self
 
@@ -148,7 +154,7 @@ class Index(ABC):
                 "new items first"
             )
         if len(gone) or len(new):
-            self._update(gone, self._prepared(new))
+            self._update(gone, prepared(new, self.similarity))
             self.ids = stay
         return self
 
@@ -194,7 +200,8 @@ class Index(ABC):
         scores = np.empty((len(queries), k), np.float32)
         for low in range(0, len(queries) if k else 0, CHUNK):
             part = slice(low, low + CHUNK)
-            positions[part], scores[part] = self._search(self._prepared(queries[part]), k, among)
+            asked = prepared(queries[part], self.similarity)
+            positions[part], scores[part] = self._search(asked, k, among)
         names = np.arange(len(queries)) if query_ids is None else query_ids
         return take(names, self.ids, positions, scores)
 
@@ -260,13 +267,6 @@ class Index(ABC):
         }
         (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
-    def _prepared(self, embeddings: np.ndarray) -> np.ndarray:
-        if self.similarity != "cosine":
-            return embeddings
-        embeddings = embeddings.copy()
-        normalise(embeddings)
-        return embeddings
-
     def _check_dim(self, vectors: np.ndarray, name: str) -> None:
         if vectors.shape[1] != self.dim:
             raise UserError(
@@ -324,11 +324,7 @@ class Index(ABC):
         scores = np.empty((len(queries), 0), np.float32)
         for low in range(0, len(rows), CHUNK):
             part = rows[low : low + CHUNK]
-            held = self._vectors(part)
-            if self.similarity == "euclidean":
-                near = np.stack([-np.square(held - query).sum(axis=1) for query in queries])
-            else:
-                near = queries @ held.T
+            near = similarities(queries, self._vectors(part), self.similarity)
             positions = np.hstack([positions, np.broadcast_to(part, near.shape)])
             scores = np.hstack([scores, near])
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
