@@ -23,6 +23,8 @@ from trainer.retrieval.embeddings_folder import META, EmbeddingsMeta
 BLOCKS, PLAN = "blocks", "blocks/plan.json"
 LOCK = ".lock"
 
+#: What a process leaves that is killed before it has written the plan.
+_BEGUN = re.compile(r"\.plan\.json\..*|plan\.json\..*part")
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
@@ -71,12 +73,12 @@ class ShardFolder:
         if _note(self._own) is not None:
             return
         strangers = [name for name in self._own.names() if name not in (LOCK, BLOCKS)]
-        if self._plan.shards == 1:
-            strangers += [name for name in shard_folders(self._given) if name not in strangers]
-        if strangers or self.blocks.places():
-            name = (strangers or [BLOCKS])[0]
+        inside = RunFolder(self.blocks.path).names()
+        strangers += [f"{BLOCKS}/{name}" for name in inside if not _BEGUN.fullmatch(name)]
+        if strangers:
             raise UserError(
-                f"{self.path} holds something else than embeddings ({name}): choose another folder"
+                f"{self.path} holds something else than embeddings ({strangers[0]}): choose another "
+                "folder"
             )
         self._own.write_json(PLAN, dataclasses.asdict(self._plan))
 
