@@ -17,9 +17,12 @@ ENV PYTHONUNBUFFERED=1 \
 ARG EXTRAS=gpu,hyperdash,pretrained,rerank,wandb
 
 # First what the library needs, which is gigabytes: a changed line of its code installs that alone.
+# What setuptools builds for it goes again: files of the library, which are older, would not replace
+# the empty one in it.
 WORKDIR /mildnet
 COPY setup.py pyproject.toml constraints.txt README.md ./
-RUN mkdir trainer && touch trainer/__init__.py && pip install -c constraints.txt ".[${EXTRAS}]"
+RUN mkdir trainer && touch trainer/__init__.py \
+    && pip install -c constraints.txt ".[${EXTRAS}]" && rm -rf build mildnet.egg-info
 COPY trainer trainer
 RUN pip install --no-deps --force-reinstall .
 

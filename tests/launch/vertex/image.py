@@ -130,24 +130,23 @@ def _copy(image: Image, *words: str) -> None:
             else:
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, place)
+            shutil.copy2(ROOT / name, place)  # Docker, too, keeps the dates
 
 
 def _run(image: Image, text: str, arguments: dict[str, str]) -> None:
     """Do what a RUN does with the library; what it needs is there already."""
     for name, value in arguments.items():
         text = text.replace(f"${{{name}}}", value)
-    *before, pip = [shlex.split(command) for command in text.split("&&")]
-    assert before in ([], [["mkdir", "trainer"], ["touch", "trainer/__init__.py"]]), text
-    assert pip[:2] == ["pip", "install"], text
-    image.installed.append(pip[2:])
-    if pip[-1] != ".":
-        return
-    # By way of the source distribution, which jobs on prebuilt containers are made of as well.
-    source = image.place(".")
-    with_python = {"cwd": source, "check": True, "capture_output": True}
-    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "-d", "dist"], **with_python)
-    (archive,) = (source / "dist").iterdir()
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-    pip += ["--no-compile", "--target", str(image.packages), str(archive)]
-    subprocess.run(pip, **with_python)
+    in_place = {"cwd": image.place("."), "check": True, "capture_output": True}
+    for command in text.split("&&"):
+        words = shlex.split(command)
+        if words[:2] != ["pip", "install"]:
+            assert words[0] in ("mkdir", "touch", "rm"), text
+            assert not any(word.startswith(("/", "..")) for word in words), text
+            subprocess.run(["sh", "-c", command], **in_place)
+            continue
+        image.installed.append(words[2:])
+        assert re.fullmatch(r"\.(\[.*\])?", words[-1]), text
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+        pip += ["--no-compile", "--upgrade", "--target", str(image.packages), "."]
+        subprocess.run(pip, **in_place)

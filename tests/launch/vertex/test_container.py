@@ -3,6 +3,7 @@
 There is no Docker here: tests/launch/vertex/image.py does what the Dockerfile says.
 """
 
+import filecmp
 import io
 import json
 import os
@@ -115,14 +116,16 @@ def undisturbed(image, home, bucket):
 
 def test_the_image_holds_the_library_whole_and_nothing_else(image):
     made = {name.split("/")[2] for name in image.files() if name.startswith("/mildnet/")}
-    made -= {"dist", "build", "mildnet.egg-info"}
+    made -= {"build", "mildnet.egg-info"}
     assert made == {"setup.py", "pyproject.toml", "constraints.txt", "README.md", "trainer"}
     tracked = ["git", "ls-files", "trainer", "job_configs"]
     listed = subprocess.run(tracked, cwd=images.ROOT, capture_output=True, text=True, check=True)
     ours = {name for name in listed.stdout.split() if (images.ROOT / name).is_file()}
     library = {name for name in ours if name.startswith("trainer/")}
-    there = {f"trainer/{p.relative_to(image.packages / 'trainer')}" for p in files_of(image)}
-    assert library <= there
+    sources, installed = image.place("/mildnet"), image.packages
+    assert library <= {path.relative_to(installed).as_posix() for path in files_of(image)}
+    # Whole: what was there before the library, for its requirements, is not in it.
+    assert filecmp.cmpfiles(sources, installed, library, shallow=False)[1:] == ([], [])
     configs = {name for name in ours if name.startswith("job_configs/")}
     assert {f"/job/{name}" for name in configs} <= image.files()
     assert not [name for name in image.files() if "settings.cfg" in name or "/." in name]
