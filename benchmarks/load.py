@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.live import write_shop
 from benchmarks.report import machine, print_table
-from benchmarks.search import catalogue
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 #: Distinct pictures that the clients send.
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     if locust is None:
         parser.error("Locust makes the load: pip install locust")
     from trainer.launch.run_folder import RunFolder
+    from trainer.serving.catalogue import MODEL
     from trainer.serving.embedder import Embedder
 
     run = RunFolder.open(options.run)
@@ -57,7 +58,10 @@ def main(argv: list[str]) -> None:
     print(machine("tensorflow", "faiss-cpu", "fastapi", "uvicorn", "locust"))
     with tempfile.TemporaryDirectory() as folder:
         pictures = _pictures(run, Path(folder) / "pictures")
-        index = _index(embedder, options.products, options.index, Path(folder) / "index")
+        index = write_shop(
+            *(Path(folder) / "index", options.products, embedder.dim, options.index),
+            notes={MODEL: embedder.fingerprint()},
+        )
         print(
             f"{run.config().model_id}, {embedder.image_size} px, {len(pictures)} pictures; "
             f"{options.products:,} products of {embedder.dim} numbers in {options.index}"
@@ -99,20 +103,6 @@ def _pictures(run: Any, folder: Path) -> list[bytes]:
     for number, content in enumerate(contents):
         (folder / f"{number:03d}").write_bytes(content)
     return contents
-
-
-def _index(embedder: Any, products: int, kind: str, folder: Path) -> Path:
-    from trainer.config import get
-    from trainer.data.table import ItemTable
-    from trainer.serving.catalogue import MODEL, CatalogueIndex, write_catalogue
-
-    made = catalogue(products, embedder.dim)
-    names = [f"/shop/{number:07d}.jpg" for number in range(products)]
-    index = get("index", kind).build().build(made.embeddings, names)
-    index.notes[MODEL] = embedder.fingerprint()
-    items = ItemTable.from_columns(path=names, label=[str(label) for label in made.labels])
-    write_catalogue(CatalogueIndex(index, items), folder)
-    return folder
 
 
 def _bare(embedder: Any, folder: Path, pictures: Sequence[bytes]) -> dict[str, float]:
