@@ -66,6 +66,7 @@ def run(flags: Sequence[str], build: Callable[[beam.Pipeline], object]) -> Count
 
     Raises:
         UserError: the runner gives up.
+        Exception: what a transform raises inside this process.
         KeyboardInterrupt: Ctrl-C.
     """
     options = PipelineOptions(list(flags))
@@ -73,9 +74,18 @@ def run(flags: Sequence[str], build: Callable[[beam.Pipeline], object]) -> Count
     standard.runner = standard.runner or RUNNER
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
-    with _interrupts():
-        result = pipeline.run()
-        state = result.wait_until_finish()
+    try:
+        with _interrupts():
+            result = pipeline.run()
+            state = result.wait_until_finish()
+    except Exception as error:
+        # Inside this process they are what a transform raised; elsewhere each kind of runner has
+        # its own, with the tracebacks of workers in it.
+        if standard.runner == RUNNER or isinstance(error, UserError):
+            raise
+        first, *more = str(error).strip().splitlines() or [type(error).__name__]
+        words = f"{first} ... {more[-1]}" if more else first
+        raise UserError(f"the runner {standard.runner} failed: {words}; see its own log") from error
     if state is not None and state != PipelineState.DONE:
         raise UserError(f"the runner {standard.runner} has ended as {state}: see its own log")
     found = result.metrics().query()

@@ -77,8 +77,8 @@ class ShardFolder:
         strangers += [f"{BLOCKS}/{name}" for name in inside if not _BEGUN.fullmatch(name)]
         if strangers:
             raise UserError(
-                f"{self.path} holds something else than embeddings ({strangers[0]}): choose another "
-                "folder"
+                f"{self.path} holds something else than embeddings ({strangers[0]}): "
+                "choose another folder"
             )
         self._own.write_json(PLAN, dataclasses.asdict(self._plan))
 
