@@ -303,7 +303,7 @@ class LiveCatalogue:
         """Add an item, to be found from now on, once it is safe on disk, and return it.
 
         Args:
-            name: its id: 1-200 of `A-Z a-z 0-9 . _ - /`, no part empty, `.` or `..`.
+            name: its id: see :func:`trainer.serving.public_names.check_new`.
             picture: content of its file, upright.
             embedding: (D,) of what the box shows of it.
             label: of the product.

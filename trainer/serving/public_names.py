@@ -14,7 +14,8 @@ from trainer.data.table import below_common_folder
 
 #: Most characters of the id of an added item.
 MOST = 200
-NEW = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+#: Its parts, none of which begins with a dot: browsers take some of those for something else.
+NEW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 #: File of a merged picture: its id, `+` for each slash, and the first digits of its SHA-256.
 MERGED = re.compile(r"([A-Za-z0-9._+-]+)~[0-9a-f]{16}(\.[a-z]+)?")
 
@@ -25,10 +26,10 @@ def check_new(name: str) -> str:
     Raises:
         UserError: it is too long, or has other characters or parts than are allowed.
     """
-    if not (len(name) <= MOST and NEW.fullmatch(name)) or {".", ".."} & set(name.split("/")):
+    if len(name) > MOST or not NEW.fullmatch(name):
         raise UserError(
             f"the id {name[: MOST + 1]!r} is not allowed: 1 to {MOST} of the characters A-Z a-z "
-            "0-9 . _ - and / between parts, no part . or .."
+            "0-9 . _ - and / between parts, none of which begins with a dot"
         )
     return name
 

@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from trainer.serving.api.options import ServiceOptions
 from trainer.serving.api.pictures import BOX
 from trainer.serving.api.service import Wanted
+from trainer.serving.public_names import MOST, NEW
 
 #: Characters of the id of a product: those of the catalogue that was indexed are paths.
 MOST_ID = 1000
-#: Ids of products that clients add: parts of letters, digits and `_ - .`, none of which begins with
-#: a dot: browsers take some of those for something else.
-NEW_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
-MOST_NEW_ID = 200
+#: Ids of products that clients add.
+NEW_ID, MOST_NEW_ID = f"^{NEW.pattern}$", MOST
 #: Characters of a URL.
 MOST_URL = 2000
 
