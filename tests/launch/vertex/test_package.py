@@ -35,12 +35,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[package.Package, Pa
     (here / "my_shop" / "lists" / "names.txt").write_text("mug\n")
     (here / "my_shop" / "__pycache__").mkdir()
     (here / "my_shop" / "__pycache__" / "rates.pyc").write_bytes(b"x")
+    (here / "plain").mkdir()
+    (here / "plain" / "mapping.py").write_text("def of(step):\n    return 1\n")
     (here / "unrelated.py").write_text("")
     before = os.getcwd()
     os.chdir(here)
     try:
         made = package.build(
-            config("trainer=my_loop", "train.decay_function=my_shop.rates.slow"), ("cpu", "wandb")
+            config(
+                "trainer=my_loop",
+                "train.decay_function=my_shop.rates.slow",
+                "train.trainable_function=plain.mapping.of",
+            ),
+            ("cpu", "wandb"),
         )
     finally:
         os.chdir(before)
@@ -57,7 +64,7 @@ def test_name_and_place(built: tuple[package.Package, Path]):
     assert made.place == f"packages/{made.digest}/{name}"
     assert made.constraints_place == f"packages/{made.digest}/constraints.txt"
     assert len(made.digest) == 12
-    assert made.modules == ("my_loop", "my_shop")
+    assert made.modules == ("my_loop", "my_shop", "plain")
     assert made.constraints == (ROOT / "constraints.txt").read_text()
 
 
@@ -71,7 +78,7 @@ def test_everything_that_the_library_needs_is_in_it(built: tuple[package.Package
     mine = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     # Others may write a file into the library's folder while this runs.
     assert {name for name in theirs - mine if (ROOT / name).stat().st_size} == set()
-    assert {"my_loop.py", "my_shop/rates.py", "my_shop/lists/names.txt"} <= mine
+    assert {"my_loop.py", "my_shop/rates.py", "my_shop/lists/names.txt", "plain/mapping.py"} <= mine
     assert "unrelated.py" not in mine
     assert not any("__pycache__" in name for name in mine)
 
@@ -94,7 +101,8 @@ def test_what_it_asks_for(built: tuple[package.Package, Path]):
 def test_it_runs_where_it_is_unpacked(built: tuple[package.Package, Path], tmp_path: Path):
     _, folder = built
     program = (
-        "import trainer, my_loop, my_shop.rates, sys; assert trainer.__file__.startswith"
+        "import trainer, my_loop, my_shop.rates, plain.mapping, sys; "
+        "assert trainer.__file__.startswith"
         "(sys.argv[1]); from trainer.config import JobConfig; "
         "print(JobConfig.load('job.cnf').loss)"
     )
@@ -132,13 +140,46 @@ def test_an_installed_library_knows_what_it_requires(monkeypatch: pytest.MonkeyP
         "Metadata-Version: 2.1\nName: mildnet\nVersion: 9\nRequires-Python: >=3.11\n"
         "Requires-Dist: numpy>=1.26\nRequires-Dist: faiss-cpu>=1.9; extra == 'cpu'\n"
         "Requires-Dist: tensorflow[and-cuda]>=2.19; extra == 'gpu'\n"
+        "Requires-Dist: tomli>=2; python_version < '3.13'\n"
+        "Requires-Dist: uvloop; (os_name == 'nt' or os_name == 'posix') and extra == 'cpu'\n"
+        "Requires-Dist: httptools; sys_platform == 'no-such' and extra == 'cpu'\n"
         "Provides-Extra: cpu\nProvides-Extra: gpu\n"
     )
     monkeypatch.setattr(importlib.metadata, "metadata", lambda name: message_from_string(text))
     found = package._installed_metadata()
-    assert found.requires == ("numpy>=1.26",)
-    assert found.extras == {"cpu": ["faiss-cpu>=1.9"], "gpu": ["tensorflow[and-cuda]>=2.19"]}
+    # Where they hold is decided there and not here.
+    assert found.requires == ("numpy>=1.26", 'tomli>=2; python_version < "3.13"')
+    assert found.extras == {
+        "cpu": [
+            "faiss-cpu>=1.9",
+            'uvloop; os_name == "nt" or os_name == "posix"',
+            'httptools; sys_platform == "no-such"',
+        ],
+        "gpu": ["tensorflow[and-cuda]>=2.19"],
+    }
     assert found.python == ">=3.11"
+
+
+def test_a_checkout_and_what_was_installed_from_it_require_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "setup.py").write_text(
+        "from setuptools import setup\nsetup(name='mildnet', python_requires='>=3.11', "
+        "install_requires=['numpy>=1.26', 'tomli>=2; python_version < \"3.13\"'], "
+        "extras_require={'serve': ['limits>=5', 'uvloop>=1; sys_platform != \"win32\"']})\n"
+    )
+    monkeypatch.setattr(package, "PACKAGE", tmp_path / "trainer")
+    found = package._checkout_metadata()
+    assert found.requires == ("numpy>=1.26", 'tomli>=2; python_version < "3.13"')
+    assert found.extras == {"serve": ["limits>=5", 'uvloop>=1; sys_platform != "win32"']}
+    program = (
+        "from setuptools.build_meta import prepare_metadata_for_build_wheel as made; made('.')"
+    )
+    package._run(program, tmp_path)
+    (metadata,) = tmp_path.glob("*.dist-info/METADATA")
+    installed = message_from_string(metadata.read_text())
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: installed)
+    assert package._installed_metadata() == found
 
 
 def test_a_library_that_is_neither(monkeypatch: pytest.MonkeyPatch):
@@ -163,6 +204,7 @@ def test_an_extra_that_does_not_exist():
         (["trainer=trainer.examples.ranker"], []),
         (["trainer=loops.mine", "train.trainable_function=loops.parts.some"], ["loops"]),
         (["schedule=custom", "schedule.function=rates.slow"], ["rates.py"]),
+        (["trainer=plain.deep.loop"], ["plain"]),
     ],
 )
 def test_modules_of_a_config(
@@ -172,6 +214,8 @@ def test_modules_of_a_config(
     (tmp_path / "loops").mkdir()
     (tmp_path / "loops" / "__init__.py").write_text("")
     (tmp_path / "rates.py").write_text("")
+    (tmp_path / "plain" / "deep").mkdir(parents=True)
+    (tmp_path / "plain" / "deep" / "loop.py").write_text("")
     assert [str(path) for path in package.user_code(config(*overrides))] == found
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -156,9 +157,14 @@ def user_code(config: JobConfig) -> list[Path]:
 
 
 def _place(top: str, where: str) -> Path:
-    for path in (Path(f"{top}.py"), Path(top)):
-        if path.is_file() or (path / "__init__.py").is_file():
-            return path
+    folder, module = Path(top), Path(f"{top}.py")
+    # In the order in which Python looks; a package need not have an __init__.py.
+    if (folder / "__init__.py").is_file():
+        return folder
+    if module.is_file():
+        return module
+    if any(folder.rglob("*.py")):
+        return folder
     if importlib.util.find_spec(top) is None:
         raise UserError(f"{where}: no module {top!r} in {os.getcwd()}")
     raise UserError(
@@ -169,11 +175,18 @@ def _place(top: str, where: str) -> Path:
 
 def _checkout_metadata() -> _Metadata:
     output = _run(_SETUP, PACKAGE.parent)
-    requires, extras, python = json.loads(output.strip().rpartition("\n")[2])
+    core, given, python = json.loads(output.strip().rpartition("\n")[2])
+    requires, extras = list(core), {name: [] for name in given if ":" not in name}
+    # Where a requirement has a marker, setuptools makes a key of it: `extra:marker`.
+    for key, texts in given.items():
+        name, _, marker = key.partition(":")
+        found = extras[name] if name else requires
+        found += [f"{text}; {marker}" if marker else text for text in texts]
     return _Metadata(tuple(requires), extras, str(python))
 
 
 def _installed_metadata() -> _Metadata:
+    from packaging.markers import Marker
     from packaging.requirements import Requirement
 
     try:
@@ -186,14 +199,13 @@ def _installed_metadata() -> _Metadata:
     requires: list[str] = []
     extras: dict[str, list[str]] = {name: [] for name in installed.get_all("Provides-Extra") or ()}
     for text in installed.get_all("Requires-Dist") or ():
-        requirement = Requirement(text)
-        marker, requirement.marker = requirement.marker, None
-        if marker is None:
-            requires.append(str(requirement))
-            continue
-        for name, names in extras.items():
-            if not marker.evaluate({"extra": ""}) and marker.evaluate({"extra": name}):
-                names.append(str(requirement))
+        requirement, found = Requirement(text), requires
+        # The extra comes last, after what has to hold of the machine, which is the job's.
+        match = re.fullmatch(r'(?:(.*) and )?extra == "([^"]+)"', str(requirement.marker or ""))
+        if match:
+            requirement.marker = Marker(match[1]) if match[1] else None
+            found = extras[match[2]]
+        found.append(str(requirement))
     return _Metadata(tuple(requires), extras, installed["Requires-Python"] or ">=3.11")
 
 
