@@ -10,11 +10,11 @@ from tests.data.http_server import picture
 from tests.launch.amazon_reviews.shop import encoded, photo
 from trainer.data.fetch import Failure, Fetched
 from trainer.launch.amazon_reviews.embedding import embedded, unpacked
-from trainer.launch.beam.embedder import load_embedder
+from trainer.serving.embedder import Embedder
 
 
 def test_a_picture_that_tensorflow_refuses_does_not_take_others_with_it(model: Path) -> None:
-    embedder = load_embedder(str(model / "model"))
+    embedder = Embedder(model / "model")
     contents = [encoded(photo(3, 0)), b"RIFF....WEBPVP8 broken", picture("png", 1)]
     batch = [
         ({"url": f"u{n}", "uses": [("B1", "user")]}, Fetched(f"u{n}", "", content, "JPEG", 1, 1, 2))

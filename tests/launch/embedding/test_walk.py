@@ -306,11 +306,12 @@ def test_a_remote_run_is_as_good_as_a_local_one(
             tf.io.gfile.makedirs(there.rpartition("/")[0])
             tf.io.gfile.copy(str(path), there)
     shop = catalogue(20)
-    for given, to in ((run, "a"), (remote, "b")):
-        done("embed", given, "--items", shop, "--to", tmp_path / to)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    words = ("embed", remote, "--items", shop, "--to", tmp_path / "c", "--model")
-    assert f"{remote}/none does not exist" in refused(*words, f"{remote}/none")
+    for given, to, *beam in ((run, "a"), (remote, "b"), (remote, "c", "--beam")):
+        done("embed", given, "--items", shop, "--to", tmp_path / to, *beam)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
+    words = ("embed", remote, "--items", shop, "--to", tmp_path / "d", "--model", f"{remote}/none")
+    for beam in ([], ["--beam"]):
+        assert f"{remote}/none does not exist" in refused(*words, *beam)
 
 
 def test_a_remote_folder_gets_what_a_local_one_gets(

@@ -17,7 +17,7 @@ from trainer.launch.amazon_reviews.fetching import WorkOnBatches
 from trainer.launch.amazon_reviews.options import FetchSettings
 from trainer.launch.amazon_reviews.outcomes import Snapshots
 from trainer.launch.amazon_reviews.pictures import reduced
-from trainer.launch.beam.embedder import load_embedder
+from trainer.launch.beam import places
 from trainer.launch.in_flight import in_flight
 
 if TYPE_CHECKING:
@@ -64,7 +64,13 @@ class EmbedPictures(WorkOnBatches):
         self._embedder: Embedder
 
     def setup(self) -> None:
-        self._embedder = self._shared.acquire(lambda: load_embedder(self._model), self._model)
+        def load() -> Embedder:
+            from trainer.serving.embedder import Embedder
+
+            with places.local_folder(self._model) as folder:
+                return Embedder(folder)
+
+        self._embedder = self._shared.acquire(load, self._model)
 
     def outcomes(
         self, batch: list[dict[str, Any]], fetcher: Fetcher, pool: ThreadPoolExecutor
