@@ -333,26 +333,30 @@ class Milvus(Index):
         rows = len(self._keys) + len(self._gone) + len(self._outdated)
         allowed = len(self._keys) if among is None else int(among.sum())
         if allowed < LISTED * rows:
-            keys = self._keys[among].tolist()
+            keys = (self._keys if among is None else self._keys[among]).tolist()
             # A graph passes rows that may not be found; for as many that may it goes further.
             effort = min(max(self.parameters["ef_search"], k) * rows // allowed, MOST)
             found, scores = self._ask(queries, k, filter=f"key in {keys}", effort=effort)
             positions = self._positions(found, among)
+            lacking = (positions < 0).any(axis=1)
         else:
-            positions, scores = self._sifted(queries, k, among, rows / allowed)
+            positions, scores, lacking = self._sifted(queries, k, among, rows / allowed)
         # Those that may be found lie too far from where such a query leads.
-        lacking = (positions < 0).any(axis=1)
-        if among is not None and lacking.any():
-            places = np.flatnonzero(among)
+        if lacking.any():
+            places = np.arange(len(self._keys)) if among is None else np.flatnonzero(among)
             positions[lacking], scores[lacking] = self._exact(queries[lacking], k, places)
         return positions, scores
 
     def _sifted(
         self, queries: np.ndarray, k: int, among: np.ndarray | None, more: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Ask for more neighbours than are wanted, and leave out those that may not be found."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ask for more neighbours than are wanted, and leave out those that may not be found.
+
+        Returns, beside positions and scores, which queries others took the places of: bool (Q,).
+        """
         positions = np.full((len(queries), k), -1, np.int64)
         scores = np.zeros((len(queries), k), np.float32)
+        lacking = np.zeros(len(queries), bool)
         wanted = k if more == 1 else min(MOST, int(SPARE * more * k) + 1)
         left = np.arange(len(queries))
         while len(left):
@@ -361,12 +365,16 @@ class Milvus(Index):
             order = np.argsort(places < 0, axis=1, kind="stable")[:, :k]
             positions[left] = np.take_along_axis(places, order, axis=1)
             scores[left] = np.take_along_axis(near, order, axis=1)
+            few = (places >= 0).sum(axis=1) < k
+            # Where nothing was left out, the cells that were looked into just hold no more.
+            others = ((places < 0) & (keys >= 0)).any(axis=1)
+            lacking[left] = few & (others | (among is not None))
             # Where all that came were rows, there are more of them further away.
-            further = ((places >= 0).sum(axis=1) < k) & (keys >= 0).all(axis=1)
+            further = few & (keys >= 0).all(axis=1)
             if wanted == MOST:
                 break
             left, wanted = left[further], min(MOST, 2 * wanted)
-        return positions, scores
+        return positions, scores, lacking
 
     def _positions(self, keys: np.ndarray, among: np.ndarray | None) -> np.ndarray:
         """Return the positions of keys, -1 for those that are not of this index or not `among`."""
