@@ -200,10 +200,10 @@ class Changes:
             file.execute("INSERT INTO pictures VALUES (?, ?)", (number, picture))
 
     def remove(self, *, added: str | None = None, indexed: str | None = None) -> None:
-        """Forget an added item, or keep in mind that one of the index is gone.
+        """Forget an added item, and keep in mind that one of the index is gone.
 
         Args:
-            added: id of an added item.
+            added: id of an added item; there may be none.
             indexed: id in the index.
 
         Raises:
