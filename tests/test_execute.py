@@ -98,11 +98,11 @@ def test_run_remotely_without_questions(sent: list, runs: list):
     ((submission, wait),) = sent
     assert (submission.config.name, submission.config.lr, wait) == ("tiny", 1.0, True)
     assert submission.config.training.strategy == "mirrored"
-    assert submission.shape.name == "four_gpus"
+    assert submission.shape.path.endswith("training_configs/four_gpus.yaml")
     assert submission.settings.project == "my-shop"
     # Who names machines means a remote job.
     assert call("--shape", "cpu", "--config", "tiny", "--yes", "--no-wait").exit_code == 0
-    assert (sent[1][0].shape.name, sent[1][1]) == ("cpu", False)
+    assert (sent[1][0].shape.gpus, sent[1][1]) == (0, False)
 
 
 def test_dry_run_of_a_remote_job(sent: list, runs: list):

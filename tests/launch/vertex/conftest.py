@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.launch.vertex.service import VertexServer
+from tests.launch.vertex.storage import StorageServer
 from trainer.launch.vertex.calls import Retries
 from trainer.launch.vertex.jobs import JobService
 
@@ -36,6 +37,14 @@ class Clock:
 def vertex() -> Iterator[VertexServer]:
     """The services, on this machine."""
     with VertexServer() as server:
+        yield server
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[StorageServer]:
+    """A bucket, on this machine."""
+    with StorageServer() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         yield server
 
 

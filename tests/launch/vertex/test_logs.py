@@ -180,11 +180,6 @@ class TestWatch:
             f"{line}model saved",
         ]
 
-    def test_states_alone(self, vertex: VertexServer, service: JobService):
-        told = self.watched(vertex, service, logs=False)
-        assert told == ["pending: machines are being made ready", "running", "succeeded"]
-        assert vertex.requests("ListLogEntries") == []
-
     def test_lines_that_can_be_read_only_after_the_end(
         self, vertex: VertexServer, service: JobService, clock: Clock
     ):

@@ -64,7 +64,6 @@ def test_name_and_place(built: tuple[package.Package, Path]):
     assert made.place == f"packages/{made.digest}/{name}"
     assert made.constraints_place == f"packages/{made.digest}/constraints.txt"
     assert len(made.digest) == 12
-    assert made.modules == ("my_loop", "my_shop", "plain")
     assert made.constraints == (ROOT / "constraints.txt").read_text()
 
 

@@ -34,7 +34,6 @@ def refused(**arguments: object) -> str:
 def test_what_is_needed_is_enough():
     settings = load()
     assert settings == VertexSettings("my-shop", "europe-west4", "gs://shop-jobs/mildnet")
-    assert settings.parent == "projects/my-shop/locations/europe-west4"
     assert settings.base_image == BASE_IMAGE
     assert settings.extras is None
 

@@ -60,12 +60,8 @@ def pool(machine: dict | None = None, **others: object) -> dict:
 )
 def test_the_shapes_of_this_project(name: str, strategy: str, devices: int, words: str):
     shape = Shape.load(name)
-    assert (shape.name, shape.strategy, shape.devices, str(shape)) == (
-        name,
-        strategy,
-        devices,
-        words,
-    )
+    assert Path(shape.path).name == f"{name}.yaml"
+    assert (shape.strategy, shape.devices, str(shape)) == (strategy, devices, words)
     assert shape.fit(config()).training.strategy == strategy
     assert violations(build(CLOUD, shape, "x_1", Place("gs://abc/x_1", "gs://abc/x.cnf"))) == []
 
@@ -99,7 +95,7 @@ def test_a_shape_is_found_by_path_and_by_name(write):
     Path("training_configs").mkdir()
     (Path("training_configs") / "mine.yaml").write_text(path.read_text())
     for name in ("mine", "mine.yaml", "training_configs/mine.yaml", "training_configs/mine"):
-        assert Shape.load(name).name == "mine"
+        assert Shape.load(name).path == "training_configs/mine.yaml"
     with pytest.raises(UserError, match=r"^no shape 'mne'; did you mean 'mine'\?$"):
         shapes.find("mne")
     with pytest.raises(UserError, match=r"^no shape 'zzzzzz'; there are: mine$"):

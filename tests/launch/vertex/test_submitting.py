@@ -3,7 +3,6 @@
 import io
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from trainer.launch.vertex.submitting import Submission, check_places, shape_nam
 BUCKET = "gs://shop-jobs/mildnet"
 CLOUD = VertexSettings("shop", "europe-west4", BUCKET)
 #: Stands for the real one, which test_package.py builds.
-PACKAGE = Package("mildnet-9.tar.gz", b"package", "0123456789ab", "numpy==2\n", (), ("gpu",))
+PACKAGE = Package("mildnet-9.tar.gz", b"package", "0123456789ab", "numpy==2\n")
 GOOD = {"model_id": "mildnet", "loss": "triplet_semihard", "data_path": "gs://shop-data/tops"}
 
 
@@ -50,19 +49,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     monkeypatch.setattr(package, "build", build)
     return extras
-
-
-@pytest.fixture
-def vertex() -> Iterator[VertexServer]:
-    with VertexServer() as server:
-        yield server
-
-
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[StorageServer]:
-    with StorageServer() as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        yield server
 
 
 def submit(submission: Submission, vertex: VertexServer, **options: object) -> tuple[str, str]:

@@ -69,16 +69,12 @@ class Package:
         content: its bytes, the same for the same source.
         digest: 12 hex digits of a hash over what is in it; names its folder in the bucket.
         constraints: text of the versions to install it with, or None if there are none.
-        modules: the user's own modules in it.
-        extras: extras whose packages it asks for.
     """
 
     file_name: str
     content: bytes
     digest: str
     constraints: str | None
-    modules: tuple[str, ...]
-    extras: tuple[str, ...]
 
     @property
     def place(self) -> str:
@@ -129,8 +125,7 @@ def build(config: JobConfig, extras: Sequence[str] = ()) -> Package:
         _write_metadata(tree, metadata.python, requires, packages, modules)
         digest = _digest(tree, constraints)
         file_name, content = _sdist(tree, Path(scratch) / "built")
-    names = tuple(path.stem for path in own)
-    return Package(file_name, content, digest, constraints, names, tuple(extras))
+    return Package(file_name, content, digest, constraints)
 
 
 def checkout() -> bool:
@@ -176,7 +171,8 @@ def _place(top: str, where: str) -> Path:
 def _checkout_metadata() -> _Metadata:
     output = _run(_SETUP, PACKAGE.parent)
     core, given, python = json.loads(output.strip().rpartition("\n")[2])
-    requires, extras = list(core), {name: [] for name in given if ":" not in name}
+    requires: list[str] = list(core)
+    extras: dict[str, list[str]] = {name: [] for name in given if ":" not in name}
     # Where a requirement has a marker, setuptools makes a key of it: `extra:marker`.
     for key, texts in given.items():
         name, _, marker = key.partition(":")

@@ -114,11 +114,6 @@ class VertexSettings:
             given.take("env", lambda text: _variables(text, variables), {}),
         )
 
-    @property
-    def parent(self) -> str:
-        """The resource that the jobs are below, `projects/P/locations/R`."""
-        return f"projects/{self.project}/locations/{self.region}"
-
 
 def project_and_region(
     options: Mapping[str, str | None], settings: Settings | None = None

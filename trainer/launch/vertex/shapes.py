@@ -117,12 +117,10 @@ class Shape:
     """Machines of a job. Make one with :meth:`load`.
 
     Attributes:
-        name: of the file, without `.yaml`.
         path: of the file.
         pools: the chief, and further workers if there are any.
     """
 
-    name: str
     path: str
     pools: tuple[Pool, ...]
 
@@ -137,7 +135,7 @@ class Shape:
             UserError: there is no such file, or what it says is no job of this library.
         """
         path = find(name)
-        shape = cls(path.stem, str(path), _pools(path))
+        shape = cls(str(path), _pools(path))
         shape._check()
         return shape
 

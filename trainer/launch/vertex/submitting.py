@@ -131,8 +131,9 @@ class Submission:
         job = self.request(name)
         for file in self.files(name):
             _say(notes, f"would stage {file.uri} ({len(file.content):,} bytes)")
-        host = f"{self.settings.region}-aiplatform.googleapis.com"
-        _say(notes, f"would then send to https://{host}/v1/{self.settings.parent}/customJobs:")
+        project, region = self.settings.project, self.settings.region
+        place = f"{region}-aiplatform.googleapis.com/v1/projects/{project}/locations/{region}"
+        _say(notes, f"would then send to https://{place}/customJobs:")
         _say(console, request.as_json(job, self.settings.environment))
         _say(
             notes,

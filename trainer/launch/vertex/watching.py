@@ -22,7 +22,6 @@ def watch(
     name: str,
     tell: Tell,
     *,
-    logs: bool = True,
     worker: str = "",
     since: datetime.datetime | None = None,
     pace: Pace | None = None,
@@ -35,7 +34,6 @@ def watch(
         service: where the job is.
         name: its resource name.
         tell: gets the lines.
-        logs: whether to show its log.
         worker: only the log of this one; default: of all.
         since: only lines written after this; default: all.
         pace: how often to look.
@@ -49,7 +47,7 @@ def watch(
     """
     follower = _Follower(service, tell, worker, since)
     try:
-        job = service.wait(name, tell, pace=pace, meanwhile=follower.look if logs else None)
+        job = service.wait(name, tell, pace=pace, meanwhile=follower.look)
         follower.drain()
     except KeyboardInterrupt:
         called = follower.job.name if follower.job is not None else name
