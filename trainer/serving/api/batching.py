@@ -165,8 +165,7 @@ def _send_on(batch: Sequence[_Waiting[Any]]) -> None:
         arrived.setdefault(stage, []).append(waiting)
     for stage, items in arrived.items():
         stage._take(items)
-    if ended:
-        _end(ended)
+    _end(ended)
 
 
 def _forget(batch: Sequence[_Waiting[Any]]) -> None:
@@ -178,10 +177,10 @@ def _forget(batch: Sequence[_Waiting[Any]]) -> None:
 
 def _end(batch: Sequence[_Waiting[Any]], error: BaseException | None = None) -> None:
     """Tell those who wait for items, in one loop, that they are done, or what went wrong."""
-    # The loop of a service that has ended takes nothing more.
-    with contextlib.suppress(RuntimeError):
-        for waiting in batch[:1]:
-            waiting.future.get_loop().call_soon_threadsafe(_settle, batch, error)
+    if batch:
+        # The loop of a service that has ended takes nothing more.
+        with contextlib.suppress(RuntimeError):
+            batch[0].future.get_loop().call_soon_threadsafe(_settle, batch, error)
 
 
 def _settle(batch: Sequence[_Waiting[Any]], error: BaseException | None) -> None:
