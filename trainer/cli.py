@@ -8,8 +8,7 @@ import typer
 
 import trainer
 from trainer.config.console import Debug, one_line_errors, plain
-from trainer.launch.commands import making, measuring, searching, training
-from trainer.launch.vertex.commands import jobs
+from trainer.launch.commands import jobs, making, measuring, searching, training
 
 app = typer.Typer(
     add_completion=False,
@@ -49,7 +48,7 @@ def describe(
 
 for group in (training, measuring, searching, making):
     app.add_typer(group.app)
-app.add_typer(jobs, name="jobs")
+app.add_typer(jobs.app, name="jobs")
 
 
 if __name__ == "__main__":

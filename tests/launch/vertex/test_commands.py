@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.launch.vertex.service import Step, VertexServer, permission
-from trainer.launch.vertex.commands import jobs
+from trainer.launch.commands.jobs import app
 from trainer.launch.vertex.jobs import JobService
 
 Run = Callable[..., click.testing.Result]
@@ -28,7 +28,7 @@ def run(connect: Callable[..., JobService], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("trainer.launch.vertex.jobs.JobService", connect)
     monkeypatch.setenv("MILDNET_PROJECT", "my-shop")
     monkeypatch.setenv("MILDNET_REGION", "europe-west4")
-    return lambda *words: CliRunner().invoke(jobs, words)
+    return lambda *words: CliRunner().invoke(app, words)
 
 
 @pytest.fixture
@@ -225,7 +225,8 @@ def test_errors_of_the_service_are_one_line(vertex: VertexServer, run: Run):
 
 def test_help_needs_no_client():
     code = (
-        "import sys; from trainer.launch.vertex import commands, jobs, logs, watching, calls, "
-        "showing; sys.exit(any(m in sys.modules for m in ('google.auth', 'grpc', 'tensorflow')))"
+        "import sys, trainer.launch.commands.jobs; from trainer.launch.vertex import jobs, logs, "
+        "watching, calls, showing; "
+        "sys.exit(any(m in sys.modules for m in ('google.auth', 'grpc', 'tensorflow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,24 +1,24 @@
-"""The commands `mildnet jobs ...`: thin, and without Google's clients until one of them runs."""
+"""The commands `mildnet jobs ...`, without Google's clients until one of them runs."""
 
 from __future__ import annotations
 
 import datetime
 import enum
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainer.config.console import Debug, one_line_errors, plain
 from trainer.config.errors import UserError
+from trainer.launch.commands.options import Json, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from trainer.launch.vertex.jobs import Job, JobService
 
-jobs = typer.Typer(no_args_is_help=True, help="Look after jobs on Vertex AI.")
+app = typer.Typer(no_args_is_help=True, help="Look after jobs on Vertex AI.")
 
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Its name, its number, or its resource name.")
@@ -27,9 +27,6 @@ Project = Annotated[
     str | None, typer.Option(help="Google Cloud project; default: MILDNET_PROJECT.")
 ]
 Region = Annotated[str | None, typer.Option(help="Where it runs; default: MILDNET_REGION.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")
-]
 
 
 class State(enum.StrEnum):
@@ -45,7 +42,7 @@ class State(enum.StrEnum):
     EXPIRED = "expired"
 
 
-@jobs.command("list")
+@app.command("list")
 @one_line_errors
 def list_jobs(
     prefix: Annotated[
@@ -61,7 +58,6 @@ def list_jobs(
     debug: Debug = False,
 ) -> None:
     """List jobs, the youngest first."""
-    from trainer.data.files import write_json
     from trainer.launch.vertex.showing import show_jobs
 
     service = _connect(project, region)
@@ -70,11 +66,10 @@ def list_jobs(
         show_jobs(found, plain(), limit)
     else:
         plain().print(f"no such jobs in project {service.project}, {service.region}")
-    if json_file is not None:
-        write_json(str(json_file), [job.to_dict() for job in found])
+    write_json(json_file, [job.to_dict() for job in found])
 
 
-@jobs.command()
+@app.command()
 @one_line_errors
 def show(
     name: JobName,
@@ -84,17 +79,15 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show a job: its state, machines, run folder, and why it failed."""
-    from trainer.data.files import write_json
     from trainer.launch.vertex.showing import show_job
 
     service = _connect(project, region, name)
     found = service.find(name)
     show_job(found, service, plain())
-    if json_file is not None:
-        write_json(str(json_file), found.to_dict())
+    write_json(json_file, found.to_dict())
 
 
-@jobs.command()
+@app.command()
 @one_line_errors
 def logs(
     name: JobName,
@@ -131,7 +124,7 @@ def logs(
         tell(f"job {found.name} is {found.state}, and has no such lines in its log")
 
 
-@jobs.command()
+@app.command()
 @one_line_errors
 def cancel(
     names: Annotated[
