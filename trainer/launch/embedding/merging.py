@@ -82,7 +82,7 @@ def _check_made(
     whole: EmbeddingsMeta,
 ) -> None:
     """Check that a folder is whole, and what its shards make now."""
-    with parts.read_from(target) as folder:
+    with parts.local_copy(target) as folder:
         check_files(folder, before, target)
     # Made again beside it: what it says of itself may not say more than one go would.
     scratch = None if is_remote(target) else Path(target).parent
@@ -180,7 +180,7 @@ def _arrays(
     """Yield the arrays of all shards in order; fill in their tables, and what was bad."""
     none = np.empty((0, 2), np.int64)
     for path, meta in found:
-        with parts.read_from(path) as folder:
+        with parts.local_copy(path) as folder:
             check_files(folder, meta, path)
             lines = (folder / BAD).read_bytes().decode("utf-8", "surrogateescape")
             bad += lines.split("\n")[:-1]

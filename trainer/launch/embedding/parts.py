@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,6 @@ import numpy as np
 
 from trainer.config import UserError
 from trainer.data.files import (
-    absolute,
     gfile,
     is_remote,
     reason,
@@ -22,7 +20,7 @@ from trainer.data.files import (
     sha256,
     walk,
     whole_file,
-    write_bytes,
+    write_json,
 )
 from trainer.data.table import REQUIRED_COLUMNS, ItemTable
 from trainer.launch.run_folder import RunFolder, remote_reasons
@@ -102,8 +100,7 @@ def write_table(folder: Path, items: ItemTable, bad: Iterable[str]) -> None:
 def write_meta(folder: Path, meta: EmbeddingsMeta) -> EmbeddingsMeta:
     """Write what the folder says of itself, with checksums of the other files: what finishes it."""
     meta = dataclasses.replace(meta, checksums={name: sha256(folder / name) for name in FILES})
-    text = json.dumps(meta.to_dict(), indent=1) + "\n"
-    write_bytes(str(folder / META), text.encode())
+    write_json(str(folder / META), meta.to_dict())
     return meta
 
 
@@ -136,19 +133,6 @@ def written_to(path: str, *, scratch: str | None = None) -> Iterator[Path]:
                         os.replace(os.path.join(made, name), os.path.join(path, name))
     except OSError as error:
         raise UserError(f"cannot write to {path}: {reason(error)}") from None
-
-
-@contextlib.contextmanager
-def read_from(path: str) -> Iterator[Path]:
-    """Give a local folder with the embeddings of one that may be remote, a copy for the time."""
-    if not is_remote(path):
-        yield Path(absolute(path))
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        with remote_reasons(path):
-            for name in (*FILES, META):
-                gfile().copy(f"{path}/{name}", os.path.join(scratch, name))
-        yield Path(scratch)
 
 
 @contextlib.contextmanager
