@@ -9,7 +9,7 @@ import typer
 
 from trainer.config.console import Debug, one_line_errors, plain
 from trainer.launch import summary
-from trainer.launch.commands.options import IntoRun, Json, NewRun, write_json
+from trainer.launch.commands.options import ImageSize, IntoRun, Json, NewRun, write_json
 
 app = typer.Typer()
 data = typer.Typer(no_args_is_help=True, help="Make data sets to train on.")
@@ -284,9 +284,7 @@ def swinv2(
     window: Annotated[
         int | None, typer.Option(help="Side of a window in tokens; default: as trained.", min=1)
     ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the pictures in pixels; default: as trained.", min=1)
-    ] = None,
+    image_size: ImageSize = None,
     overrides: IntoRun = None,
     debug: Debug = False,
 ) -> None:
@@ -305,9 +303,7 @@ def open_clip(
         str, typer.Argument(metavar="FILE", help="A .safetensors, .bin, .pt or .pth file.")
     ],
     to: NewRun,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the pictures in pixels; default: as trained.", min=1)
-    ] = None,
+    image_size: ImageSize = None,
     epsilon: Annotated[
         float | None, typer.Option(help="Added to variances; default: as published for its size.")
     ] = None,
