@@ -177,6 +177,8 @@ def test_a_resource_name_says_where_its_job_is(
     for known in (name, numbered):
         assert run("logs", known).output.endswith("  here\n")
     assert f"?project={vertex.project}\n" in run("show", name).output
+    assert run("cancel", name).output == "shop_1: cancelling\n"
+    assert run("cancel", numbered, "--wait").output.endswith("cancelled\n")
     told = run("show", name, "--region", "us-east1").output
     assert told == f"error: that job is in {vertex.region}: add --region {vertex.region}\n"
 

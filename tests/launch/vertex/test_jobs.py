@@ -538,7 +538,7 @@ class TestFind:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("shop", "no job 'shop' in project shop, europe-west4: `mildnet jobs list` shows"),
+            ("shop", "no job 'shop' in project shop, europe-west4: `mildnet jobs list --pr"),
             ("1", "no such thing in project shop"),
             ("a/b", "'a/b' is not the name of a job: give its display name, its number, or"),
             ("projects/shop/locations/us-central1/customJobs/1", "add --region us-central1"),

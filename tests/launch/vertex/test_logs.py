@@ -292,9 +292,11 @@ class TestWatch:
         assert clock.slept == []
 
     def test_ctrl_c_leaves_the_job_alone(
-        self, vertex: VertexServer, service: JobService, clock: Clock
+        self, vertex: VertexServer, service: JobService, monkeypatch: pytest.MonkeyPatch
     ):
         name = vertex.add("shop-1")
+        monkeypatch.setenv("MILDNET_PROJECT", service.project)
+        monkeypatch.setenv("MILDNET_REGION", "us-east1")
 
         def interrupted(seconds: float) -> None:
             raise KeyboardInterrupt
@@ -303,8 +305,9 @@ class TestWatch:
         with pytest.raises(Stopped) as caught:
             watch(service, name, lambda line: None)
         assert str(caught.value) == (
-            "no longer watching; the job goes on: `mildnet jobs logs shop-1 --follow` watches it "
-            "again, `mildnet jobs cancel shop-1` stops it"
+            "no longer watching; the job goes on: `mildnet jobs logs shop-1 --follow --region "
+            "europe-west4` watches it again, `mildnet jobs cancel shop-1 --region europe-west4` "
+            "stops it"
         )
         assert caught.value.exit_code == 130
         assert vertex.requests("CancelCustomJob") == []

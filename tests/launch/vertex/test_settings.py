@@ -6,7 +6,13 @@ import pytest
 
 from trainer.config import Settings, UserError
 from trainer.config.settings import KEYS
-from trainer.launch.vertex.settings import BASE_IMAGE, VertexSettings, bucket_folder, seconds
+from trainer.launch.vertex.settings import (
+    BASE_IMAGE,
+    VertexSettings,
+    bucket_folder,
+    place_options,
+    seconds,
+)
 
 NEEDED = {"project": "my-shop", "region": "europe-west4", "bucket": "gs://shop-jobs/mildnet/"}
 ACCOUNT = "trainer@my-shop.iam.gserviceaccount.com"
@@ -266,3 +272,17 @@ def test_images(image: str):
 )
 def test_accounts(account: str):
     assert load({"service_account": account}).service_account == account
+
+
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ({}, " --project my-shop --region europe-west4"),
+        ({"PROJECT": "my-shop"}, " --region europe-west4"),
+        ({"PROJECT": "other", "REGION": "europe-west4 "}, " --project my-shop"),
+        ({"PROJECT": "my-shop", "REGION": "europe-west4"}, ""),
+    ],
+)
+def test_options_that_lead_to_a_place(file: Mapping[str, str], options: str):
+    settings = Settings({f"MILDNET_{key}": value for key, value in file.items()})
+    assert place_options("my-shop", "europe-west4", settings) == options

@@ -109,8 +109,10 @@ def test_the_config_that_the_job_reads(storage: StorageServer, vertex: VertexSer
 
 
 def test_the_next_free_name_and_what_is_staged_already(
-    vertex: VertexServer, storage: StorageServer
+    vertex: VertexServer, storage: StorageServer, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("MILDNET_PROJECT", "shop")
+    monkeypatch.setenv("MILDNET_REGION", "europe-west4")
     vertex.add("shop_2", "SUCCEEDED")
     vertex.add("shop_x_9", "RUNNING")
     storage.objects["mildnet/shop_4/config.json"] = b"{}"  # a run whose job is forgotten
@@ -123,6 +125,19 @@ def test_the_next_free_name_and_what_is_staged_already(
     assert name == "shop_6"
     assert f"there is {BUCKET}/packages/0123456789ab/mildnet-9.tar.gz\n" in out
     assert len(storage.uploads) == 4
+
+
+def test_commands_that_look_where_the_job_is(
+    vertex: VertexServer, run: JobConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MILDNET_PROJECT", "other-shop")
+    monkeypatch.setenv("MILDNET_REGION", "us-east1")
+    place = "--project shop --region europe-west4"
+    out = submit(prepare(resume="shop_3"), vertex, wait=False)[1]
+    assert f"watch it     mildnet jobs logs shop_4 --follow {place}\n" in out
+    assert f"stop it      mildnet jobs cancel shop_4 {place}\n" in out
+    with pytest.raises(UserError, match=f"stop it with `mildnet jobs cancel shop_4 {place}`$"):
+        submit(prepare(resume="shop_3"), vertex)
 
 
 def test_a_name_is_one_job_s_in_all_regions(vertex: VertexServer, storage: StorageServer):

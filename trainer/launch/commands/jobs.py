@@ -136,17 +136,18 @@ def cancel(
     debug: Debug = False,
 ) -> None:
     """Stop jobs. `mildnet submit --resume JOB` goes on with such a job from its last checkpoint."""
-    service = _connect(project, region)
     console = plain()
     # A name that is wrong stops nothing; a job that has ended is no reason to leave others running.
     asked, refused = [], []
-    for job in [service.find(name) for name in names]:
+    services = [_connect(project, region, name) for name in names]
+    found = [service.find(name) for service, name in zip(services, names, strict=True)]
+    for service, job in zip(services, found, strict=True):
         try:
             console.print(f"{job.name}: {service.cancel(job.resource).state}", soft_wrap=True)
-            asked.append(job)
+            asked.append((job, service))
         except UserError as error:
             refused.append(str(error))
-    for job in asked if wait else ():
+    for job, service in asked if wait else ():
         _wait_for(job, service, console)
     if refused:
         raise UserError("; ".join(refused))

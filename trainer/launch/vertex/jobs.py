@@ -12,6 +12,7 @@ from typing import Any
 from trainer.config.errors import UserError
 from trainer.launch.vertex import calls
 from trainer.launch.vertex.calls import CloudService, NotAnswering, Retries
+from trainer.launch.vertex.settings import place_options
 
 VERTEX_AI = CloudService("Vertex AI", "aiplatform.googleapis.com", "roles/aiplatform.user")
 
@@ -187,6 +188,14 @@ class JobService:
             f"{name.rpartition('/')[2]}?project={self.project}"
         )
 
+    def command(self, words: str) -> str:
+        """Return a command to type: `mildnet jobs ...`, which looks at the jobs that this does.
+
+        Args:
+            words: what it is to do, such as `cancel shop_1`.
+        """
+        return f"mildnet jobs {words}{place_options(self.project, self.region)}"
+
     def create(self, message: Any) -> str:
         """Have a job made and started, once, and return its resource name.
 
@@ -235,7 +244,7 @@ class JobService:
                 return found.resource
             raise type(told)(
                 f"{told}; it is not known whether job {message.display_name} was made: "
-                f"`mildnet jobs list {message.display_name}` shows it"
+                f"`{self.command(f'list {message.display_name}')}` shows it"
             ) from error
         first = self._quietly(made) if unanswered else None
         if first is not None and first.resource != name:
@@ -278,8 +287,8 @@ class JobService:
         found = self._list(f"display_name={_quoted(text)}")
         if not found:
             raise UserError(
-                f"no job {text!r} in project {self.project}, {self.region}: `mildnet jobs list` "
-                "shows what is there"
+                f"no job {text!r} in project {self.project}, {self.region}: "
+                f"`{self.command('list')}` shows what is there"
             )
         if len(found) > 1:
             which = ", ".join(f"{job.id} ({job.state})" for job in found)

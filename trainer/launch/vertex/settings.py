@@ -130,6 +130,22 @@ def project_and_region(
     return _Given.of(options, settings).place()
 
 
+def place_options(project: str, region: str, settings: Settings | None = None) -> str:
+    """Return the options, each after a space, that make a command look at jobs there.
+
+    Args:
+        project: where the jobs are.
+        region: where the jobs are.
+        settings: default :meth:`trainer.config.Settings.load`. What they say needs no option.
+    """
+    settled = Settings.load() if settings is None else settings
+    return "".join(
+        f" --{name} {value}"
+        for name, value in (("project", project), ("region", region))
+        if settled.get(_key(name)).strip() != value
+    )
+
+
 class _Given:
     """Options over settings, each with the words that say where it was given."""
 

@@ -196,8 +196,8 @@ class Submission:
             _say(console, "Ctrl-C stops watching, not the job.")
             watch(service, resource, lambda line: _say(console, line), **watching)
         else:
-            _say(console, f"watch it     mildnet jobs logs {name} --follow")
-            _say(console, f"stop it      mildnet jobs cancel {name}")
+            _say(console, f"watch it     {service.command(f'logs {name} --follow')}")
+            _say(console, f"stop it      {service.command(f'cancel {name}')}")
         return name
 
     def _check_resume(self, service: JobService, bucket: Bucket) -> None:
@@ -211,7 +211,7 @@ class Submission:
         for job in service.writing_to(run):
             raise UserError(
                 f"--resume {self.resume}: job {job.name} is {job.state} and writes to {run}; "
-                f"wait for it, or stop it with `mildnet jobs cancel {job.name}`"
+                f"wait for it, or stop it with `{service.command(f'cancel {job.name}')}`"
             )
 
     def _check_alone(self, service: JobService, resource: str, name: str) -> None:

@@ -52,8 +52,8 @@ def watch(
     except KeyboardInterrupt:
         called = follower.job.name if follower.job is not None else name
         raise Stopped(
-            f"no longer watching; the job goes on: `mildnet jobs logs {called} --follow` watches "
-            f"it again, `mildnet jobs cancel {called}` stops it"
+            f"no longer watching; the job goes on: `{service.command(f'logs {called} --follow')}` "
+            f"watches it again, `{service.command(f'cancel {called}')}` stops it"
         ) from None
     if job.state == "cancelled":
         raise Stopped(f"job {job.name} was cancelled", exit_code=1)
