@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from google.cloud.aiplatform_v1.types import AcceleratorType
+from google.cloud.aiplatform_v1.types import AcceleratorType, WorkerPoolSpec
 
-from tests.launch.vertex.validating import violations
+from tests.launch.vertex.validating import BUILT_IN, machine_violations, violations
 from trainer.config import JobConfig, Settings, UserError
 from trainer.config.cnf import read
 from trainer.launch.vertex import shapes
 from trainer.launch.vertex.request import Place, build
 from trainer.launch.vertex.settings import VertexSettings
-from trainer.launch.vertex.shapes import Shape
+from trainer.launch.vertex.shapes import Pool, Shape
 
 ROOT = Path(__file__).resolve().parents[3]
 T4 = {"machineType": "n1-standard-8", "acceleratorType": "NVIDIA_TESLA_T4", "acceleratorCount": 1}
@@ -87,6 +87,33 @@ def test_accelerators_are_those_of_the_service():
         "TPU_V4_POD",  # not for training jobs
         "TPU_V5_LITEPOD",  # asked for by the machine type
     }
+
+
+SERIES = (
+    *(f"a2-{size}gpu-{n}g" for size in ("high", "mega", "ultra") for n in (1, 2, 3, 4, 8, 16)),
+    *(f"a3-{size}gpu-{n}g" for size in ("high", "mega", "ultra") for n in (1, 2, 4, 8, 16)),
+    *(f"{series}-highgpu-{n}g" for series in ("a4", "a4x") for n in (1, 2, 4, 8, 16)),
+    *(f"g2-standard-{n}" for n in (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 192)),
+    *(f"g4-standard-{n}" for n in (6, 24, 48, 96, 192, 384)),
+    *("n1-standard-4", "n2-standard-8", "e2-standard-4"),
+)
+
+
+@pytest.mark.parametrize("machine", SERIES)
+def test_gpus_go_with_the_machines_of_the_documentation(machine: str):
+    for gpu, count in [("", 0), *((gpu, n) for gpu in shapes.GPUS for n in (1, 2, 4, 8, 16))]:
+        spec = {"machine_type": machine, "accelerator_type": gpu or 0, "accelerator_count": count}
+        refused = [*machine_violations(WorkerPoolSpec(machine_spec=spec), "pool")]
+        try:
+            shapes._check_machine(Pool(machine, 1, gpu, count), "pool 1")
+        except UserError:
+            assert refused, (machine, gpu, count)
+        else:
+            assert refused == []
+
+
+def test_all_machines_of_the_documentation_are_tried():
+    assert set(BUILT_IN) <= set(SERIES)
 
 
 def test_a_shape_is_found_by_path_and_by_name(write):

@@ -10,19 +10,38 @@ from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob, Schedul
 #: A chief, workers, parameter servers or reduction servers, an evaluator.
 MOST_POOLS = 4
 
-#: Accelerators that machines come with: a pattern of machine types, name, count by type's end.
+#: Accelerators that machines come with, by machine type: one row for each in the documentation.
 BUILT_IN = {
-    r"a2-highgpu-(\d)g": "NVIDIA_TESLA_A100",
-    r"a2-megagpu-(16)g": "NVIDIA_TESLA_A100",
-    r"a2-ultragpu-(\d)g": "NVIDIA_A100_80GB",
-    r"a3-highgpu-(\d)g": "NVIDIA_H100_80GB",
-    r"a3-megagpu-(8)g": "NVIDIA_H100_MEGA_80GB",
-    r"a3-ultragpu-(8)g": "NVIDIA_H200_141GB",
-    r"a4-highgpu-(8)g": "NVIDIA_B200",
+    "a2-highgpu-1g": ("NVIDIA_TESLA_A100", 1),
+    "a2-highgpu-2g": ("NVIDIA_TESLA_A100", 2),
+    "a2-highgpu-4g": ("NVIDIA_TESLA_A100", 4),
+    "a2-highgpu-8g": ("NVIDIA_TESLA_A100", 8),
+    "a2-megagpu-16g": ("NVIDIA_TESLA_A100", 16),
+    "a2-ultragpu-1g": ("NVIDIA_A100_80GB", 1),
+    "a2-ultragpu-2g": ("NVIDIA_A100_80GB", 2),
+    "a2-ultragpu-4g": ("NVIDIA_A100_80GB", 4),
+    "a2-ultragpu-8g": ("NVIDIA_A100_80GB", 8),
+    "a3-highgpu-1g": ("NVIDIA_H100_80GB", 1),
+    "a3-highgpu-2g": ("NVIDIA_H100_80GB", 2),
+    "a3-highgpu-4g": ("NVIDIA_H100_80GB", 4),
+    "a3-highgpu-8g": ("NVIDIA_H100_80GB", 8),
+    "a3-megagpu-8g": ("NVIDIA_H100_MEGA_80GB", 8),
+    "a3-ultragpu-8g": ("NVIDIA_H200_141GB", 8),
+    "a4-highgpu-8g": ("NVIDIA_B200", 8),
+    "a4x-highgpu-4g": ("NVIDIA_GB200", 4),
+    "g2-standard-4": ("NVIDIA_L4", 1),
+    "g2-standard-8": ("NVIDIA_L4", 1),
+    "g2-standard-12": ("NVIDIA_L4", 1),
+    "g2-standard-16": ("NVIDIA_L4", 1),
+    "g2-standard-24": ("NVIDIA_L4", 2),
+    "g2-standard-32": ("NVIDIA_L4", 1),
+    "g2-standard-48": ("NVIDIA_L4", 4),
+    "g2-standard-96": ("NVIDIA_L4", 8),
+    "g4-standard-48": ("NVIDIA_RTX_PRO_6000", 1),
+    "g4-standard-96": ("NVIDIA_RTX_PRO_6000", 2),
+    "g4-standard-192": ("NVIDIA_RTX_PRO_6000", 4),
+    "g4-standard-384": ("NVIDIA_RTX_PRO_6000", 8),
 }
-
-#: L4 cards of the machines of the G2 series, by number of processors.
-L4_CARDS = {4: 1, 8: 1, 12: 1, 16: 1, 32: 1, 24: 2, 48: 4, 96: 8}
 
 #: What may be attached to machines of the N1 series, and how many.
 N1_CARDS = {
@@ -33,8 +52,8 @@ N1_CARDS = {
 }
 
 MACHINES = (
-    r"(n1|n2|n2d|e2)-(standard|highmem|highcpu)-\d+|(c2|c2d|c3|m1)-\w+-\d+|g2-standard-\d+"
-    r"|a2-\w+gpu-\d+g|a3-\w+gpu-\d+g|a4-\w+gpu-\d+g|cloud-tpu|ct5lp-hightpu-\d+t|ct6e-\w+-\d+t"
+    r"(n1|n2|n2d|e2)-(standard|highmem|highcpu)-\d+|(c2|c2d|c3|m1)-\w+-\d+|cloud-tpu"
+    r"|ct5lp-hightpu-\d+t|ct6e-\w+-\d+t"
 )
 
 Violations = Iterator[tuple[str, str]]
@@ -79,7 +98,7 @@ def _pools(job: CustomJob) -> Violations:
         elif number == 0 and pool.replica_count != 1:
             yield f"{name}.replica_count", "The first worker pool has exactly one replica."
         yield from _task(pool, name)
-        yield from _machine(pool, f"{name}.machine_spec")
+        yield from machine_violations(pool, f"{name}.machine_spec")
         disk = pool.disk_spec
         if disk.boot_disk_type not in ("", "pd-ssd", "pd-standard", "hyperdisk-balanced"):
             yield f"{name}.disk_spec.boot_disk_type", f"Unknown disk type: {disk.boot_disk_type}"
@@ -119,14 +138,16 @@ def _task(pool: WorkerPoolSpec, name: str) -> Violations:
             yield f"{name}.env", f"Not the name of a variable: {variable.name!r}"
 
 
-def _machine(pool: WorkerPoolSpec, name: str) -> Violations:
+def machine_violations(pool: WorkerPoolSpec, name: str) -> Violations:
+    """Return what is wrong with the machines of a pool, `name` being its field."""
     machine = pool.machine_spec
     kind, count = AcceleratorType(machine.accelerator_type).name, machine.accelerator_count
     unspecified = not machine.accelerator_type
     if not machine.machine_type:
         yield f"{name}.machine_type", "Required field is not set."
         return
-    if not re.fullmatch(MACHINES, machine.machine_type):
+    built_in = BUILT_IN.get(machine.machine_type)
+    if built_in is None and not re.fullmatch(MACHINES, machine.machine_type):
         yield f"{name}.machine_type", f"Machine type {machine.machine_type} is not supported."
         return
     if unspecified and count:
@@ -145,17 +166,8 @@ def _machine(pool: WorkerPoolSpec, name: str) -> Violations:
     elif series.startswith("ct"):
         if not unspecified or not re.fullmatch(r"\d+x\d+(x\d+)?", machine.tpu_topology):
             yield f"{name}.tpu_topology", "Needs a tpu_topology, and no accelerator_type."
-    elif series == "g2":
-        if kind != "NVIDIA_L4" or L4_CARDS.get(int(machine.machine_type.split("-")[-1])) != count:
-            yield f"{name}.accelerator_count", wanted
-    elif series in ("a2", "a3", "a4"):
-        fits = (
-            (found := re.fullmatch(pattern, machine.machine_type))
-            and kind == card
-            and count == int(found[1])
-            for pattern, card in BUILT_IN.items()
-        )
-        if not any(fits):
+    elif built_in is not None:
+        if (kind, count) != built_in:
             yield f"{name}.accelerator_count", wanted
     elif not unspecified and (series != "n1" or count not in N1_CARDS.get(kind, ())):
         yield f"{name}.accelerator_count", wanted
