@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from trainer.data.files import (
 )
 from trainer.data.readers.folder import picture_files
 from trainer.data.table import ItemTable
+from trainer.launch.embedding.parts import local_copy
 from trainer.launch.run_folder import RunFolder
 from trainer.retrieval.embedding_cache import EmbeddingCache, picture_keys
 from trainer.retrieval.embeddings_folder import read_embeddings_folder
@@ -106,11 +108,9 @@ def index_catalogue(
     Raises:
         UserError: no model in the run, no pictures, or a folder that holds something else.
     """
-    from trainer.serving.embedder import Embedder
-
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
-    embedder = Embedder(model_folder or run.file("model"))
-    model = embedder.fingerprint()
+    with exported_model(model_folder or run.file("model")) as embedder:
+        model = embedder.fingerprint()
     items = offered(config, source)
     with changing(folder):
         cache = EmbeddingCache.load(folder, embedder.dim)
@@ -144,16 +144,15 @@ def index_embeddings(
         UserError: no such embeddings, those of another model, or a folder that holds something
             else.
     """
-    from trainer.serving.embedder import Embedder
-
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
-    embedder = Embedder(model_folder or run.file("model"))
+    place = model_folder or run.file("model")
+    with exported_model(place) as embedder:
+        model = embedder.fingerprint()
     stored = read_embeddings_folder(source)
-    model = stored.meta.model
-    if model != embedder.fingerprint():
+    if model != stored.meta.model:
         raise UserError(
-            f"{source} was embedded with another model than {embedder.folder}: give the run that "
-            "it was embedded with, or the export (--model), or embed it again (mildnet embed)"
+            f"{source} was embedded with another model than {place}: give the run that it was "
+            "embedded with, or the export (--model), or embed it again (mildnet embed)"
         )
     items, embeddings, keys = stored.items, stored.embeddings, stored.keys
     if config.gallery_domain and any(items.domain):
@@ -164,6 +163,19 @@ def index_embeddings(
         catalogue = _indexed(config, items, embeddings, model)
         write_catalogue(catalogue, folder, EmbeddingCache(keys, embeddings))
     return len(items)
+
+
+@contextlib.contextmanager
+def exported_model(folder: str) -> Iterator[Embedder]:
+    """Give the exported model of a folder that may be remote; its fingerprint, only inside.
+
+    Raises:
+        UserError: there is none, or it cannot be loaded.
+    """
+    from trainer.serving.embedder import Embedder
+
+    with local_copy(folder) as copy:
+        yield Embedder(copy)
 
 
 def offered(config: JobConfig, source: str) -> ItemTable:
@@ -322,11 +334,9 @@ def search_images(
         UserError: no model or index, an index of another model or another export of it, or a file
             that is missing or no picture.
     """
-    from trainer.serving.embedder import Embedder
-
-    embedder = Embedder(model_folder or run.file("model"))
-    catalogue = load_catalogue(index_folder or run.file("index"))
-    check_model(catalogue, embedder, index_folder or run.file("index"))
+    with exported_model(model_folder or run.file("model")) as embedder:
+        catalogue = load_catalogue(index_folder or run.file("index"))
+        check_model(catalogue, embedder, index_folder or run.file("index"))
     found = catalogue.index.search(embedder.embed_files(images), k, list(images))
     if picture is not None:
         _draw(found, [Picture(path) for path in images], catalogue, picture, "search")

@@ -16,7 +16,7 @@ from trainer.config import UserError
 from trainer.data.files import absolute, write_bytes
 from trainer.data.table import ItemTable
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searching import embed_catalogue, offered, read_catalogue
+from trainer.launch.searching import embed_catalogue, exported_model, offered, read_catalogue
 from trainer.retrieval.embedding_cache import WIDTH, EmbeddingCache, picture_keys
 from trainer.serving.catalogue import (
     MODEL,
@@ -77,13 +77,10 @@ def add_to_index(
     Raises:
         UserError: no index, one of another model, or no pictures; the index is then as it was.
     """
-    from trainer.serving.embedder import Embedder
-
     config = run.config()
-    embedder = Embedder(model_folder or run.file("model"))
-    model = embedder.fingerprint()
-    items = offered(config, source)
-    with changing(folder):
+    with exported_model(model_folder or run.file("model")) as embedder, changing(folder):
+        model = embedder.fingerprint()
+        items = offered(config, source)
         old = load_catalogue(folder)
         check_model(old, embedder, folder)
         known = EmbeddingCache.load(folder, embedder.dim)

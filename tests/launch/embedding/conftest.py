@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from tests.launch.conftest import small_config
-from trainer.launch.embedding import pipeline, walk
 from trainer.serving import embedder
 from trainer.serving.embedder import Embedder
 from trainer.serving.export import export
@@ -44,8 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are loaded once, and take few pictures at a time."""
-    for place in (pipeline, walk, embedder):
-        monkeypatch.setattr(place, "Embedder", lambda folder: loaded(str(folder)))
+    monkeypatch.setattr(embedder, "Embedder", lambda folder: loaded(str(folder)))
 
 
 @cache

@@ -309,6 +309,14 @@ def test_a_remote_run_is_as_good_as_a_local_one(
     for given, to, *beam in ((run, "a"), (remote, "b"), (remote, "c", "--beam")):
         done("embed", given, "--items", shop, "--to", tmp_path / to, *beam)
     assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
+    index = tmp_path / "index"
+    for words in (("--items", shop), ("--embeddings", tmp_path / "a")):
+        assert done("index", remote, *words, "--to", index) == f"20 items in {index}\n"
+    assert "20 unchanged" in done("index", "add", remote, "--items", shop, "--to", index)
+    words = ("search", remote, shop / "1.jpg", "-k", 1, "--index", index, "--json")
+    done(*words, tmp_path / "found.json")
+    (row,) = json.loads((tmp_path / "found.json").read_text())
+    assert row["id"].startswith(f"{shop}/1.jpg")
     words = ("embed", remote, "--items", shop, "--to", tmp_path / "d", "--model", f"{remote}/none")
     for beam in ([], ["--beam"]):
         assert f"{remote}/none does not exist" in refused(*words, *beam)

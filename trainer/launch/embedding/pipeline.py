@@ -16,13 +16,12 @@ from trainer.config import UserError
 from trainer.data.files import absolute, gfile, is_remote, remote_errors, whole_bytes
 from trainer.data.table import ItemTable
 from trainer.launch.beam.running import check_options, run
-from trainer.launch.embedding import parts
 from trainer.launch.embedding.blocks import Blocks
 from trainer.launch.embedding.pictures import PictureEmbedder
 from trainer.launch.embedding.plan import Plan
 from trainer.launch.embedding.walk import Embedded, EmbedOptions, Work, block_of, tell_start
 from trainer.launch.run_folder import RunFolder
-from trainer.serving.embedder import Embedder
+from trainer.launch.searching import exported_model
 
 #: File of the rows to embed, a line for each block. Each start writes one of its own: workers of
 #: an earlier one may still read theirs.
@@ -64,8 +63,8 @@ def embed_by_beam(
     check_options(flags)
     # Workers may have another working folder.
     model = absolute(options.model_folder or finished.file("model"))
-    with parts.local_copy(model) as folder:
-        work = Work(finished, options, Embedder(folder))
+    with exported_model(model) as embedder:
+        work = Work(finished, options, embedder)
     with work.folder.locked():
         if (meta := work.finished()) is not None:
             tell("done before")
@@ -157,8 +156,7 @@ class EmbedBlocks(beam.DoFn):
 
     def setup(self) -> None:
         def load() -> PictureEmbedder:
-            with parts.local_copy(self._model) as folder:
-                embedder = Embedder(folder)
+            with exported_model(self._model) as embedder:
                 if embedder.fingerprint() != self._plan.model:
                     raise UserError(f"{self._model} is another model than when this was begun")
             return PictureEmbedder(embedder, self._plan.model)

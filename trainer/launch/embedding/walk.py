@@ -10,14 +10,13 @@ from trainer.config import UserError
 from trainer.config.console import plain
 from trainer.data.progress import bar
 from trainer.data.table import ItemTable, common_folder
-from trainer.launch.embedding import parts
 from trainer.launch.embedding.blocks import SNAPSHOT, Block
 from trainer.launch.embedding.changes import changed_pictures
 from trainer.launch.embedding.folder import ShardFolder
 from trainer.launch.embedding.pictures import PictureEmbedder
 from trainer.launch.embedding.plan import Plan, gaps, pieces
 from trainer.launch.run_folder import RunFolder
-from trainer.launch.searching import read_catalogue
+from trainer.launch.searching import exported_model, read_catalogue
 from trainer.retrieval.embeddings_folder import BAD, EmbeddingsMeta
 from trainer.serving.embedder import Embedder
 
@@ -224,8 +223,7 @@ def embed_catalogue(
         UserError: no model in the run, no pictures, too many that cannot be used, a folder of
             something else, or one that another process is working in.
     """
-    with parts.local_copy(options.model_folder or run.file("model")) as model:
-        embedder = Embedder(model)
+    with exported_model(options.model_folder or run.file("model")) as embedder:
         work = Work(run, options, embedder)
     with work.folder.locked():
         if (meta := work.finished()) is None:
