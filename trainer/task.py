@@ -23,6 +23,7 @@ from trainer.config.console import (
 )
 from trainer.config.job import JobConfig
 from trainer.launch import summary
+from trainer.launch.commands.options import Overrides
 from trainer.launch.vertex import worker
 from trainer.training.interrupts import leaving_on_sigterm
 
@@ -58,10 +59,7 @@ def task(
     hyperdash_key: Annotated[
         str | None, typer.Option(help="Key of Hyperdash; adds that tracker.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     fresh: Fresh = False,
     yes: Yes = False,
     model_module: ModelModule = None,
@@ -84,7 +82,9 @@ def task(
     if weights_path is not None:
         # The released scripts pass the word None for no weights.
         flags["model.weights"] = "none" if weights_path == "None" else weights_path
-    if is_tpu is not None and is_tpu.lower() in ("true", "1", "yes"):
+    if is_tpu is not None and is_tpu.lower() not in ("false", "0", "no"):
+        if is_tpu.lower() not in ("true", "1", "yes"):
+            raise UserError(f"--is-tpu {is_tpu}: say true or false")
         flags["train.strategy"] = "tpu"
     if hyperdash_key:
         os.environ["HYPERDASH_KEY"] = hyperdash_key

@@ -77,6 +77,7 @@ def test_flags_win_over_a_config_and_set_over_flags(asked, tmp_path):
         ("--model-id mildnet", "--loss"),
         ("--model-id mildnet --loss hinge_lss", "hinge_loss"),
         ("--model-id mildnet --loss hinge_loss --lr fast", "lr"),
+        ("--model-id mildnet --loss hinge_loss --is-tpu maybe", "--is-tpu maybe: say true or fal"),
         ("no-such.cnf", "no-such.cnf"),
     ],
 )

@@ -33,6 +33,12 @@ KEYS: dict[str, str] = {
 }
 
 
+def beside(name: str) -> Path:
+    """Return a file or folder of the working folder, else that beside the `trainer` package."""
+    here = Path(name)
+    return here if here.exists() else PACKAGE.parent / name
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings in force, each with the place it comes from."""
@@ -54,9 +60,8 @@ class Settings:
         Raises:
             UserError: the file cannot be read, or holds an unknown key.
         """
-        if path is None:
-            places = (Path("settings.cfg"), PACKAGE.parent / "settings.cfg")
-            path = next((place for place in places if place.is_file()), None)
+        if path is None and beside("settings.cfg").is_file():
+            path = beside("settings.cfg")
         values: dict[str, str] = {}
         origins: dict[str, str] = {}
         for key, given in (cnf.read(path) if path is not None else {}).items():

@@ -129,6 +129,23 @@ def test_a_shape_is_found_by_path_and_by_name(write):
         shapes.find("zzzzzz")
 
 
+@pytest.mark.parametrize("name", ["one_gpu", "training_configs/one_gpu.yaml"])
+def test_a_library_without_its_checkout_has_no_shapes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.config.settings.PACKAGE", tmp_path / "packages" / "trainer")
+    monkeypatch.setattr(shapes, "PACKAGE", tmp_path / "packages" / "trainer")
+    for look in (lambda: shapes.find(name), shapes.names):
+        with pytest.raises(UserError) as caught:
+            look()
+        assert str(caught.value) == (
+            "no machines to choose from: there is no training_configs/NAME.yaml here nor in "
+            f"{tmp_path}/packages; copy that folder of mildnet's repository to the working folder, "
+            "or give --shape FILE.yaml"
+        )
+
+
 @pytest.mark.parametrize(
     ("machine", "said"),
     [

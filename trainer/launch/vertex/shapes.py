@@ -14,7 +14,9 @@ import yaml
 from trainer.config import JobConfig, UserError, nearest
 from trainer.config.cnf import MAX_BYTES
 from trainer.config.registry import PACKAGE
+from trainer.config.settings import beside
 
+FOLDER = "training_configs"
 #: What a file may say, level by level.
 KEYS = ("workerPoolSpecs",)
 POOL_KEYS = ("machineSpec", "replicaCount", "diskSpec")
@@ -249,15 +251,20 @@ class Shape:
             )
 
 
-def folder() -> Path:
-    """Return `training_configs` of the working folder, else the one beside `trainer`."""
-    here = Path("training_configs")
-    return here if here.is_dir() else PACKAGE.parent / "training_configs"
-
-
 def names() -> list[str]:
-    """Return the shapes that there are, by name."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
+    """Return the shapes that there are, by name.
+
+    Raises:
+        UserError: there is none, as where the library was installed without its checkout.
+    """
+    found = sorted(path.stem for path in beside(FOLDER).glob("*.yaml"))
+    if not found:
+        raise UserError(
+            f"no machines to choose from: there is no {FOLDER}/NAME.yaml here nor in "
+            f"{PACKAGE.parent}; copy that folder of mildnet's repository to the working folder, or "
+            "give --shape FILE.yaml"
+        )
+    return found
 
 
 def find(name: str) -> Path:
@@ -268,8 +275,8 @@ def find(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    plain = name.removesuffix(".yaml").removeprefix("training_configs/")
-    path = folder() / f"{plain}.yaml"
+    plain = name.removesuffix(".yaml").removeprefix(f"{FOLDER}/")
+    path = beside(FOLDER) / f"{plain}.yaml"
     if path.is_file():
         return path
     raise UserError(f"no shape {name!r}{nearest(plain, names(), 'there are')}")
