@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 
 from trainer.config import UserError
-from trainer.config.console import Debug, Fresh, From, from_run, one_line_errors, plain
+from trainer.config.console import Debug, Fresh, From, from_run, one_line_errors
 from trainer.launch import picker, summary
+from trainer.launch.commands.options import Overrides
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,10 +38,7 @@ def execute(
         typer.Option(metavar="NAME|PATH", help="The config: a name of --list, or a .cnf file."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Run without asking anything.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Win over the config; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the effective config and what would run; leave."),
@@ -62,7 +60,7 @@ def execute(
     here = fresh or run_dir is not None
     _check(local, remote, here=here, wait=wait)
     if list_configs:
-        picker.show_choices(picker.find_configs(picker.configs_folder()), console)
+        picker.show_choices(picker.find_configs(), console)
         return
     texts = from_run(source) + (overrides or [])
     picked = picker.pick(
@@ -79,7 +77,11 @@ def execute(
         return
     if picked.shape:
         _check(local, True, here=here, wait=wait)
-        _submit(picked, wait=wait, dry_run=dry_run)
+        from trainer.launch.vertex.settings import VertexSettings
+        from trainer.launch.vertex.submitting import Submission
+
+        submission = Submission.prepare(picked.config, VertexSettings.load(), picked.shape)
+        submission.run(wait=wait, dry_run=dry_run)
         return
     _check(True, False, here=here, wait=wait)
     from trainer.launch import job  # not needed to list and choose, which should be quick
@@ -100,17 +102,6 @@ def _check(local: bool, remote: bool, *, here: bool, wait: bool) -> None:
             "--fresh and --run-dir are of jobs on this machine; a remote job gets a run folder of "
             "its own in the bucket"
         )
-
-
-def _submit(picked: picker.Picked, *, wait: bool, dry_run: bool) -> None:
-    from trainer.launch.vertex.settings import VertexSettings
-    from trainer.launch.vertex.submitting import Submission
-
-    submission = Submission.prepare(picked.config, VertexSettings.load(), picked.shape)
-    if dry_run:
-        submission.show(plain(), Console(stderr=True, highlight=False))
-    else:
-        submission.submit(plain(), wait=wait)
 
 
 if __name__ == "__main__":

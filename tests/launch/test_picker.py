@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from trainer.config import UserError
+from trainer.config.registry import PACKAGE
 from trainer.launch import picker
 from trainer.launch.picker import Picked, find, find_configs, pick
 
@@ -122,11 +123,11 @@ def test_no_configs(tmp_path: Path):
 
 
 def test_folder_of_configs(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    assert picker.configs_folder() == Path("job_configs")
+    assert find_configs()[0].path == folder / "alpha.cnf"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert picker.configs_folder() == picker.PACKAGE.parent / "job_configs"
+    assert find_configs()[0].path.parent == PACKAGE.parent / "job_configs"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from trainer.config import JobConfig, UserError, cnf, nearest
-from trainer.config.registry import PACKAGE
+from trainer.config.settings import beside
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,16 @@ class Picked:
     shape: str = ""  #: machines of a remote job; "" to run here
 
 
-def configs_folder() -> Path:
-    """Return `job_configs` of the working folder, else the one beside the `trainer` package."""
-    here = Path("job_configs")
-    return here if here.is_dir() else PACKAGE.parent / "job_configs"
+def find_configs(folder: Path | None = None) -> list[Choice]:
+    """Return the configs below a folder: its own first, then folder by folder, by name.
 
-
-def find_configs(folder: Path) -> list[Choice]:
-    """Return the configs below `folder`: its own first, then folder by folder, by name.
+    Args:
+        folder: default: `job_configs` of the working folder, else that beside `trainer`.
 
     Raises:
         UserError: there is no such folder, or no config in it.
     """
+    folder = folder or beside("job_configs")
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of job configs")
     found = []
@@ -168,7 +169,7 @@ def pick(
         shape: the machines of a remote job, instead of asking for them.
         overrides: `key=value` texts that win over the config.
         sure: do not ask whether to run it, nor where.
-        folder: the folder of configs; default :func:`configs_folder`.
+        folder: the folder of configs; default that of :func:`find_configs`.
         ask: prints a prompt and returns the answer; default: the terminal.
 
     Returns:
@@ -187,14 +188,14 @@ def pick(
         if remote:
             _check_remote()
         if name is None:
-            choices = find_configs(folder or configs_folder())
+            choices = find_configs(folder)
             show_choices(choices, console)
             console.print()
             picked = _ask_which(choices, overrides, ask, console)
         else:
             path = Path(name)
             if path.suffix != ".cnf" or not path.is_file():
-                path = find(name, find_configs(folder or configs_folder()))
+                path = find(name, find_configs(folder))
             picked = Picked(JobConfig.load(path, overrides), path)
         if remote:
             picked = _with_shape(picked, shape, None if sure else ask, console)
@@ -261,18 +262,36 @@ def _ask_which(
     ask: Callable[[str], str],
     console: Console,
 ) -> Picked:
+    return _ask_one(
+        f"Which config? 1-{len(choices)} or a name, q to quit: ",
+        [choice.path for choice in choices],
+        lambda name: find(name, choices),
+        lambda path: Picked(JobConfig.load(path, overrides), path),
+        ask,
+        console,
+    )
+
+
+def _ask_one(
+    prompt: str,
+    files: Sequence[Path],
+    named: Callable[[str], Path],
+    use: Callable[[Path], T],
+    ask: Callable[[str], str],
+    console: Console,
+    default: str = "",
+) -> T:
+    """Ask for a number, of `files`, or a name until it is one of a file that can be used."""
     while True:
-        answer = _answer(ask, f"Which config? 1-{len(choices)} or a name, q to quit: ")
+        answer = _answer(ask, prompt) or default
         if not answer:
             continue
         try:
-            if answer.isdecimal():
-                if not 1 <= int(answer) <= len(choices):
-                    raise UserError(f"there is no number {answer}; 1 to {len(choices)} are there")
-                path = choices[int(answer) - 1].path
-            else:
-                path = find(answer, choices)
-            return Picked(JobConfig.load(path, overrides), path)
+            if not answer.isdecimal():
+                return use(named(answer))
+            if not 1 <= int(answer) <= len(files):
+                raise UserError(f"there is no number {answer}; 1 to {len(files)} are there")
+            return use(files[int(answer) - 1])
         except UserError as error:
             console.print(Text(str(error), "yellow"), soft_wrap=True)
 
@@ -312,18 +331,9 @@ def _ask_shape(ask: Callable[[str], str], default: str, console: Console) -> str
     console.print()
     plain = Path(default).stem if default else ""
     offered = f" \\[{plain}]" if plain else ""
-    while True:
-        answer = _answer(ask, f"Which machines? 1-{len(names)} or a name{offered} ") or default
-        if not answer:
-            continue
-        try:
-            if answer.isdecimal():
-                if not 1 <= int(answer) <= len(names):
-                    raise UserError(f"there is no number {answer}; 1 to {len(names)} are there")
-                answer = names[int(answer) - 1]
-            return str(shapes.find(answer))
-        except UserError as error:
-            console.print(Text(str(error), "yellow"), soft_wrap=True)
+    prompt = f"Which machines? 1-{len(names)} or a name{offered} "
+    files = [shapes.find(name) for name in names]
+    return _ask_one(prompt, files, shapes.find, str, ask, console, default)
 
 
 def _ask_sure(ask: Callable[[str], str], console: Console, question: str = "Run it") -> None:

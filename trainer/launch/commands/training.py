@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from trainer.config.console import (
     Debug,
@@ -241,8 +240,4 @@ def submit(
     )
     data = [] if data_path is None else [f"data_path={data_path}"]
     job = summary.read_config(config, model_module, from_run(source) + (overrides or []) + data)
-    submission = Submission.prepare(job, settings, shape, resume)
-    if dry_run:
-        submission.show(plain(), Console(stderr=True, highlight=False))
-    else:
-        submission.submit(plain(), wait=wait)
+    Submission.prepare(job, settings, shape, resume).run(wait=wait, dry_run=dry_run)

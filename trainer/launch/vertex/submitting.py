@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from trainer.config import JobConfig, UserError
+from trainer.config.console import plain
 from trainer.data.files import is_remote
 from trainer.launch.run_folder import RunFolder
 from trainer.launch.vertex import package, request
@@ -119,6 +120,13 @@ class Submission:
     def request(self, name: str) -> aiplatform_v1.CustomJob:
         """Return the request for the job, if it gets this name."""
         return request.build(self.settings, self.shape, name, self.place(name))
+
+    def run(self, *, wait: bool, dry_run: bool) -> None:
+        """Do what a command says: print what would be sent, or submit the job."""
+        if dry_run:
+            self.show(plain(), Console(stderr=True, highlight=False))
+        else:
+            self.submit(plain(), wait=wait)
 
     def show(self, console: Console, notes: Console) -> None:
         """Print the request as JSON, and beside it what would be staged; needs no network.
