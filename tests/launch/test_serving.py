@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
+from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -208,3 +210,26 @@ def test_pictures_decoded_together_are_what_each_is_alone(finished, tmp_path):
     assert not (alone[0] == alone[1]).all()
     with pytest.raises(tf.errors.OpError):
         model.decode([parts[0], (files[1][:200], None)])
+
+
+def test_a_remote_run_is_served_from_copies(finished, monkeypatch):
+    _, result = finished
+    remote = f"ram://{uuid.uuid4().hex}/run"
+    for path in sorted(Path(result.run_dir).rglob("*")):
+        there = f"{remote}/{path.relative_to(result.run_dir).as_posix()}"
+        if path.is_file():
+            tf.io.gfile.makedirs(there.rpartition("/")[0])
+            tf.io.gfile.copy(str(path), there)
+    answers = []
+
+    def ask(service, bound, **options):
+        with TestClient(service, base_url="http://localhost") as client:
+            content = Path(load_catalogue(f"{result.run_dir}/index").items.path[0]).read_bytes()
+            answers.append(client.post("/v1/search", files={"picture": content}))
+
+    monkeypatch.setattr("trainer.serving.api.server.run", ask)
+    outcome = RUNNER.invoke(app, ["serve", remote, "--port", "0", "-k", "3"])
+    assert outcome.exit_code == 0, outcome.output
+    assert answers[0].status_code == 200
+    assert len(answers[0].json()["neighbours"]) == 3
+    assert "--changes FILE" in refused(remote, "--port", "0", "--writable")

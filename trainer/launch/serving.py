@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from trainer.config import UserError
 from trainer.config.console import plain
 from trainer.data.fetch import Fetcher, FetchOptions
-from trainer.data.files import reason
+from trainer.data.files import is_remote, reason
+from trainer.launch.embedding.parts import local_copy
 from trainer.launch.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def serve(
     """Serve searches until the process is told to stop.
 
     Args:
-        run: a finished run.
+        run: a finished run; what is remote of it is copied to a temporary folder.
         endpoint: where.
         options: what is allowed.
         index_folder: index to search; default: the run's own.
@@ -146,6 +147,11 @@ def serve(
 
     log_to_stderr()
     index_folder = index_folder or run.file("index")
+    if options.writable and changes is None and is_remote(index_folder):
+        raise UserError(
+            f"{index_folder} is not on this machine: products that come and go need a file here, "
+            "--changes FILE"
+        )
     with contextlib.ExitStack() as stack:
         # What takes no time is tried before what does.
         bound = stack.enter_context(bind(endpoint.host, endpoint.port))
@@ -161,8 +167,10 @@ def serve(
         from trainer.serving.api.model import Model
 
         stack.enter_context(one_thread_a_search())
-        model = Model(model_folder or run.file("model"), options.batch)
-        catalogue = LiveCatalogue(index_folder, changes=changes, writable=options.writable)
+        exported = stack.enter_context(local_copy(model_folder or run.file("model")))
+        model = Model(exported, options.batch)
+        index = stack.enter_context(local_copy(index_folder))
+        catalogue = LiveCatalogue(index, changes=changes, writable=options.writable)
         stack.callback(catalogue.close)
         catalogue.check_model(model.embedder)
         app = create_app(
