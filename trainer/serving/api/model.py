@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,29 +33,10 @@ class Model:
         self._sizes = [*powers, most] if has_gpu else []
         self.embedder = Embedder(folder, batch_size=most, warm_up=self._sizes or (1, most))
         size = self.embedder.image_size
-        # Traced once for any pictures. They are decoded by one call, as each costs as much again as
-        # a small picture; one after the other, as a large one takes much memory.
         files, edges = tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 4), tf.float32)
-        pixels = tf.TensorSpec((size, size, 3), tf.uint8)
-        self._whole = tf.function(
-            lambda files: tf.map_fn(
-                lambda file: decode(file, size, pillow=True),
-                files,
-                parallel_iterations=1,
-                fn_output_signature=pixels,
-            ),
-            [files],
-            autograph=False,
-        )
-        self._part = tf.function(
-            lambda files, boxes: tf.map_fn(
-                lambda part: decode(part[0], size, part[1], pillow=True),
-                (files, boxes),
-                parallel_iterations=1,
-                fn_output_signature=pixels,
-            ),
-            [files, edges],
-            autograph=False,
+        self._whole = _together(lambda file: decode(file, size, pillow=True), size, files)
+        self._part = _together(
+            lambda file, box: decode(file, size, box, pillow=True), size, files, edges
         )
         # What is done for the first time takes a while, and nobody should wait for it.
         blank = np.zeros((2, 2, 3), np.uint8)
@@ -90,3 +72,19 @@ class Model:
         images = np.zeros((size, *pictures[0].shape), np.uint8)
         np.stack(pictures, out=images[:count])
         return self.embedder.embed_images(images)[:count]
+
+
+def _together(one: Callable[..., tf.Tensor], size: int, *signature: tf.TensorSpec) -> Any:
+    """Return a function, traced once, that decodes any number of pictures by one call.
+
+    A call costs as much again as a small picture. They are decoded one after the other, as a large
+    one takes much memory.
+    """
+    pixels = tf.TensorSpec((size, size, 3), tf.uint8)
+    return tf.function(
+        lambda *parts: tf.map_fn(
+            lambda part: one(*part), parts, parallel_iterations=1, fn_output_signature=pixels
+        ),
+        signature,
+        autograph=False,
+    )
