@@ -60,8 +60,9 @@ class Settings:
         Raises:
             UserError: the file cannot be read, or holds an unknown key.
         """
-        if path is None and beside("settings.cfg").is_file():
-            path = beside("settings.cfg")
+        if path is None:
+            found = beside("settings.cfg")
+            path = found if found.is_file() else None
         values: dict[str, str] = {}
         origins: dict[str, str] = {}
         for key, given in (cnf.read(path) if path is not None else {}).items():

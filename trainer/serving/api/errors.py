@@ -22,7 +22,7 @@ MEANINGS = {
     422: "A value is missing or out of its range, or a picture is damaged or too large.",
     429: "Too many requests from this client: `Retry-After` says when to come again.",
     500: "A defect of the service, which its log tells of.",
-    503: "The service is busy or stopping: `Retry-After` says when to come again.",
+    503: "Busy, stopping, or without its catalogue: `Retry-After` says when to come again.",
 }
 
 
