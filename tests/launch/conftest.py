@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
+
 import pytest
 
 from trainer.config.job import JobConfig
@@ -33,6 +36,19 @@ def small_config(data_path, *overrides, name="small", **changes):
     """The small job on generated pictures below `data_path`."""
     values = {**SMALL, "data_path": str(data_path), **changes}
     return JobConfig.from_mapping(values, overrides, Settings({}), name=name)
+
+
+def in_a_bucket(run: Path) -> str:
+    """Copy a run to a folder of TensorFlow's file system in memory, and return its address."""
+    import tensorflow as tf
+
+    remote = f"ram://{uuid.uuid4().hex}/run"
+    for path in sorted(run.rglob("*")):
+        if path.is_file():
+            there = f"{remote}/{path.relative_to(run).as_posix()}"
+            tf.io.gfile.makedirs(there.rpartition("/")[0])
+            tf.io.gfile.copy(str(path), there)
+    return remote
 
 
 @pytest.fixture(scope="session")

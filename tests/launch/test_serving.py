@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.launch.conftest import in_a_bucket
 from tests.test_docs import APPS, blocks_of, parse
 from trainer.cli import app
 from trainer.data.decode import decode
@@ -214,12 +214,7 @@ def test_pictures_decoded_together_are_what_each_is_alone(finished, tmp_path):
 
 def test_a_remote_run_is_served_from_copies(finished, monkeypatch):
     _, result = finished
-    remote = f"ram://{uuid.uuid4().hex}/run"
-    for path in sorted(Path(result.run_dir).rglob("*")):
-        there = f"{remote}/{path.relative_to(result.run_dir).as_posix()}"
-        if path.is_file():
-            tf.io.gfile.makedirs(there.rpartition("/")[0])
-            tf.io.gfile.copy(str(path), there)
+    remote = in_a_bucket(Path(result.run_dir))
     answers = []
 
     def ask(service, bound, **options):

@@ -20,6 +20,8 @@ from trainer.data.files import (
     read_text,
     reason,
     remote_errors,
+    require_folder,
+    walk,
     write_bytes,
 )
 
@@ -213,6 +215,26 @@ class RunFolder:
         os.makedirs(self.path, exist_ok=True)
         with locked(self.file(".lock"), f"{self.path}: another process is working in it"):
             yield
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """Give a local folder with the files of one that may be remote, a copy for the time.
+
+    Raises:
+        UserError: a remote folder is not there, or cannot be read.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        with remote_reasons(path):
+            for place, names in walk(require_folder(path)):
+                os.makedirs(os.path.join(scratch, place), exist_ok=True)
+                for name in names:
+                    inside = os.path.join(place, name)
+                    gfile().copy(f"{path}/{inside}", os.path.join(scratch, inside))
+        yield Path(scratch)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,7 @@ from trainer.data.files import (
 )
 from trainer.data.readers.folder import picture_files
 from trainer.data.table import ItemTable
-from trainer.launch.embedding.parts import local_copy
-from trainer.launch.run_folder import RunFolder
+from trainer.launch.run_folder import RunFolder, local_copy
 from trainer.retrieval.embedding_cache import EmbeddingCache, picture_keys
 from trainer.retrieval.embeddings_folder import read_embeddings_folder
 from trainer.retrieval.pictures import Picture, contact_sheet, sheet_rows
@@ -109,8 +107,8 @@ def index_catalogue(
         UserError: no model in the run, no pictures, or a folder that holds something else.
     """
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
-    with exported_model(model_folder or run.file("model")) as embedder:
-        model = embedder.fingerprint()
+    embedder = exported_model(model_folder or run.file("model"))
+    model = embedder.fingerprint()
     items = offered(config, source)
     with changing(folder):
         cache = EmbeddingCache.load(folder, embedder.dim)
@@ -146,8 +144,7 @@ def index_embeddings(
     """
     config = JobConfig.from_mapping(run.config().to_dict(), overrides, source=run.path)
     place = model_folder or run.file("model")
-    with exported_model(place) as embedder:
-        model = embedder.fingerprint()
+    model = exported_model(place).fingerprint()
     stored = read_embeddings_folder(source)
     if model != stored.meta.model:
         raise UserError(
@@ -165,9 +162,8 @@ def index_embeddings(
     return len(items)
 
 
-@contextlib.contextmanager
-def exported_model(folder: str) -> Iterator[Embedder]:
-    """Give the exported model of a folder that may be remote; its fingerprint, only inside.
+def exported_model(folder: str) -> Embedder:
+    """Return the exported model of a folder that may be remote.
 
     Raises:
         UserError: there is none, or it cannot be loaded.
@@ -175,7 +171,9 @@ def exported_model(folder: str) -> Iterator[Embedder]:
     from trainer.serving.embedder import Embedder
 
     with local_copy(folder) as copy:
-        yield Embedder(copy)
+        embedder = Embedder(copy)
+        embedder.fingerprint()  # while its files are there
+        return embedder
 
 
 def offered(config: JobConfig, source: str) -> ItemTable:
@@ -334,9 +332,9 @@ def search_images(
         UserError: no model or index, an index of another model or another export of it, or a file
             that is missing or no picture.
     """
-    with exported_model(model_folder or run.file("model")) as embedder:
-        catalogue = load_catalogue(index_folder or run.file("index"))
-        check_model(catalogue, embedder, index_folder or run.file("index"))
+    embedder = exported_model(model_folder or run.file("model"))
+    catalogue = load_catalogue(index_folder or run.file("index"))
+    check_model(catalogue, embedder, index_folder or run.file("index"))
     found = catalogue.index.search(embedder.embed_files(images), k, list(images))
     if picture is not None:
         _draw(found, [Picture(path) for path in images], catalogue, picture, "search")

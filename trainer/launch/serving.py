@@ -18,8 +18,7 @@ from trainer.config import UserError
 from trainer.config.console import plain
 from trainer.data.fetch import Fetcher, FetchOptions
 from trainer.data.files import is_remote, reason
-from trainer.launch.embedding.parts import local_copy
-from trainer.launch.run_folder import RunFolder
+from trainer.launch.run_folder import RunFolder, local_copy
 
 if TYPE_CHECKING:
     from trainer.serving.api import ServiceOptions

@@ -78,9 +78,10 @@ def add_to_index(
         UserError: no index, one of another model, or no pictures; the index is then as it was.
     """
     config = run.config()
-    with exported_model(model_folder or run.file("model")) as embedder, changing(folder):
-        model = embedder.fingerprint()
-        items = offered(config, source)
+    embedder = exported_model(model_folder or run.file("model"))
+    model = embedder.fingerprint()
+    items = offered(config, source)
+    with changing(folder):
         old = load_catalogue(folder)
         check_model(old, embedder, folder)
         known = EmbeddingCache.load(folder, embedder.dim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,12 @@ class Embedder:
         """Return the SHA-256 (64 hex digits) of all files of the exported model.
 
         Equal ones give equal embeddings. A model that is exported a second time may have another.
+        The files are read once, by the first call.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         names = sorted(path for path in self.folder.rglob("*") if path.is_file())
         parts = [f"{name.relative_to(self.folder).as_posix()} {sha256(name)}" for name in names]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

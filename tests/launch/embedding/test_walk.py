@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.launch.conftest import in_a_bucket
 from tests.launch.embedding.commands import done, refused
 from tests.launch.embedding.conftest import Catalogue, contents, loaded, write_run
 from trainer.config import UserError
@@ -299,12 +300,7 @@ def test_names_need_not_be_utf8(run: Path, catalogue: Catalogue, tmp_path: Path)
 def test_a_remote_run_is_as_good_as_a_local_one(
     run: Path, catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    remote = f"ram://{uuid.uuid4().hex}/run"
-    for path in sorted(run.rglob("*")):
-        if path.is_file():
-            there = f"{remote}/{path.relative_to(run).as_posix()}"
-            tf.io.gfile.makedirs(there.rpartition("/")[0])
-            tf.io.gfile.copy(str(path), there)
+    remote = in_a_bucket(run)
     shop = catalogue(20)
     for given, to, *beam in ((run, "a"), (remote, "b"), (remote, "c", "--beam")):
         done("embed", given, "--items", shop, "--to", tmp_path / to, *beam)

@@ -18,7 +18,7 @@ from trainer.launch.embedding import parts
 from trainer.launch.embedding.folder import shard_folders
 from trainer.launch.embedding.plan import Plan
 from trainer.launch.embedding.walk import Embedded, bad_share
-from trainer.launch.run_folder import RunFolder
+from trainer.launch.run_folder import RunFolder, local_copy
 from trainer.retrieval.embedding_cache import WIDTH
 from trainer.retrieval.embeddings_folder import (
     BAD,
@@ -82,7 +82,7 @@ def _check_made(
     whole: EmbeddingsMeta,
 ) -> None:
     """Check that a folder is whole, and what its shards make now."""
-    with parts.local_copy(target) as folder:
+    with local_copy(target) as folder:
         check_files(folder, before, target)
     # Made again beside it: what it says of itself may not say more than one go would.
     scratch = None if is_remote(target) else Path(target).parent
@@ -180,7 +180,7 @@ def _arrays(
     """Yield the arrays of all shards in order; fill in their tables, and what was bad."""
     none = np.empty((0, 2), np.int64)
     for path, meta in found:
-        with parts.local_copy(path) as folder:
+        with local_copy(path) as folder:
             check_files(folder, meta, path)
             lines = (folder / BAD).read_bytes().decode("utf-8", "surrogateescape")
             bad += lines.split("\n")[:-1]

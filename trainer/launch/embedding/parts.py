@@ -16,9 +16,7 @@ from trainer.data.files import (
     gfile,
     is_remote,
     reason,
-    require_folder,
     sha256,
-    walk,
     whole_file,
     write_json,
 )
@@ -133,23 +131,3 @@ def written_to(path: str, *, scratch: str | None = None) -> Iterator[Path]:
                         os.replace(os.path.join(made, name), os.path.join(path, name))
     except OSError as error:
         raise UserError(f"cannot write to {path}: {reason(error)}") from None
-
-
-@contextlib.contextmanager
-def local_copy(path: str) -> Iterator[Path]:
-    """Give a local folder with the files of one that may be remote, a copy for the time.
-
-    Raises:
-        UserError: a remote folder is not there, or cannot be read.
-    """
-    if not is_remote(path):
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        with remote_reasons(path):
-            for place, names in walk(require_folder(path)):
-                os.makedirs(os.path.join(scratch, place), exist_ok=True)
-                for name in names:
-                    inside = os.path.join(place, name)
-                    gfile().copy(f"{path}/{inside}", os.path.join(scratch, inside))
-        yield Path(scratch)

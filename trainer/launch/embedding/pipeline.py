@@ -63,8 +63,7 @@ def embed_by_beam(
     check_options(flags)
     # Workers may have another working folder.
     model = absolute(options.model_folder or finished.file("model"))
-    with exported_model(model) as embedder:
-        work = Work(finished, options, embedder)
+    work = Work(finished, options, exported_model(model))
     with work.folder.locked():
         if (meta := work.finished()) is not None:
             tell("done before")
@@ -156,9 +155,9 @@ class EmbedBlocks(beam.DoFn):
 
     def setup(self) -> None:
         def load() -> PictureEmbedder:
-            with exported_model(self._model) as embedder:
-                if embedder.fingerprint() != self._plan.model:
-                    raise UserError(f"{self._model} is another model than when this was begun")
+            embedder = exported_model(self._model)
+            if embedder.fingerprint() != self._plan.model:
+                raise UserError(f"{self._model} is another model than when this was begun")
             return PictureEmbedder(embedder, self._plan.model)
 
         self._pictures = self._shared.acquire(load, self._model)

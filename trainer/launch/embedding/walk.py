@@ -223,8 +223,8 @@ def embed_catalogue(
         UserError: no model in the run, no pictures, too many that cannot be used, a folder of
             something else, or one that another process is working in.
     """
-    with exported_model(options.model_folder or run.file("model")) as embedder:
-        work = Work(run, options, embedder)
+    embedder = exported_model(options.model_folder or run.file("model"))
+    work = Work(run, options, embedder)
     with work.folder.locked():
         if (meta := work.finished()) is None:
             left = work.left()
