@@ -212,6 +212,16 @@ def write_json(path: str, values: Any) -> None:
     write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
+def is_leftover(name: str, of: str) -> bool:
+    """Return whether a name is of what :func:`whole_bytes` leaves of a file when it is killed.
+
+    Args:
+        name: in the folder of the file.
+        of: name of the file.
+    """
+    return name.startswith(f".{of}.") or (name.startswith(f"{of}.") and name.endswith("part"))
+
+
 @contextlib.contextmanager
 def whole_bytes(path: str) -> Iterator[IO[bytes]]:
     """Open a local or remote file for bytes, that appears under its name only once it is complete.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from trainer.config import UserError
 from trainer.config.job import JobConfig
 from trainer.data.files import (
     gfile,
+    is_leftover,
     is_remote,
     locked,
     read_text,
@@ -24,9 +24,6 @@ from trainer.data.files import (
     walk,
     write_bytes,
 )
-
-#: What a process leaves that is killed before it has written the config.
-_BEGUN = re.compile(r"\.lock|\.config\.json\..*|config\.json\..*part")
 
 
 class RunFolder:
@@ -88,7 +85,10 @@ class RunFolder:
         # One look at all names: another machine of the job may be claiming the folder just now.
         names = self.names()
         if "config.json" not in names:
-            others = [name for name in names if not _BEGUN.fullmatch(name)]
+            # A process may have been killed before it has written the config.
+            others = [
+                name for name in names if name != ".lock" and not is_leftover(name, "config.json")
+            ]
             if others:
                 raise UserError(
                     f"{self.path}: holds files that are not a run's ({others[0]}, ...); "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config import UserError
-from trainer.data.files import absolute
+from trainer.data.files import absolute, is_leftover
 from trainer.data.table import ItemTable
 from trainer.launch.embedding import parts
 from trainer.launch.embedding.blocks import Blocks
@@ -23,8 +23,6 @@ from trainer.retrieval.embeddings_folder import META, EmbeddingsMeta
 BLOCKS, PLAN = "blocks", "blocks/plan.json"
 LOCK = ".lock"
 
-#: What a process leaves that is killed before it has written the plan.
-_BEGUN = re.compile(r"\.plan\.json\..*|plan\.json\..*part")
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
@@ -74,7 +72,8 @@ class ShardFolder:
             return
         strangers = [name for name in self._own.names() if name not in (LOCK, BLOCKS)]
         inside = RunFolder(self.blocks.path).names()
-        strangers += [f"{BLOCKS}/{name}" for name in inside if not _BEGUN.fullmatch(name)]
+        # A process may have been killed before it has written the plan.
+        strangers += [f"{BLOCKS}/{name}" for name in inside if not is_leftover(name, "plan.json")]
         if strangers:
             raise UserError(
                 f"{self.path} holds something else than embeddings ({strangers[0]}): "
