@@ -105,7 +105,7 @@ def test_a_process_serves_a_run_until_it_is_told_to_stop(finished, tmp_path):
         # A large picture, which takes a while.
         with ThreadPoolExecutor(1) as pool:
             large = tmp_path / "large.png"
-            Image.effect_noise((2000, 1500), 100).convert("RGB").save(large, compress_level=0)
+            Image.new("RGB", (6000, 6000)).save(large)
             pending = pool.submit(search, large, address, KEY)
             wait_for_search(address)
             service.send_signal(signal.SIGTERM)
